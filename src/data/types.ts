@@ -1,0 +1,42 @@
+/**
+ * What the data part hands to training. Plain typed arrays only: batches cross a worker-thread boundary
+ * and must be readable by any engine.
+ *
+ * Shapes: B records in a micro batch, T longest record in it, N images in it, P feature vectors (patches) an image,
+ * S side of the square picture, M labelled positions.
+ */
+
+/** Label of a position that is not in the loss. */
+export const IGNORE = -100;
+
+export interface MicroBatch {
+  batch: number;
+  /** T: positions of the longest record, image positions included. */
+  length: number;
+  /** [B, T] token ids, right-padded; positions that an image feature will take hold 0. */
+  ids: Int32Array;
+  /** [B] real length of each record. */
+  lengths: Int32Array;
+  /** [M] flat positions b*T+t whose NEXT token is labelled, ascending. */
+  labelRows: Int32Array;
+  /** [M] that next token. */
+  labelTargets: Int32Array;
+  /** [N, 3, S, S] normalised pixels; empty when the micro batch holds no picture. */
+  pixels: Float32Array;
+  imageCount: number;
+  imageSize: number;
+  /** [N*P] flat positions b*T+t that the features take, image by image. */
+  imageRows: Int32Array;
+  /** `id` of each record, for messages. */
+  records: string[];
+}
+
+export interface GlobalBatch {
+  microBatches: MicroBatch[];
+  /** Labelled positions over all micro batches. */
+  labelTokens: number;
+  /** Epoch (from 0) that the first record of this batch belongs to. */
+  epoch: number;
+  /** Records consumed up to and including this batch, over all ranks. */
+  consumedSamples: number;
+}
