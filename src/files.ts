@@ -1,0 +1,41 @@
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+
+/** A name beside `path` that no other process uses; whatever is written there is renamed to `path` when complete. */
+export function besideName(path: string): string {
+  return `${path}.${process.pid}.partial`;
+}
+
+/** Makes a rename or a new entry in `folder` survive a power cut. Does nothing where folders cannot be opened (Windows). */
+export function syncFolder(folder: string): void {
+  let handle: number;
+  try {
+    handle = openSync(folder, 'r');
+  } catch {
+    return;
+  }
+  try {
+    fsyncSync(handle);
+  } finally {
+    closeSync(handle);
+  }
+}
+
+/** Writes a whole file so that a reader, or a crash at any moment, sees the old content or the new one and never half. */
+export function writeFileAtomic(path: string, content: string | Uint8Array): void {
+  const beside = besideName(path);
+  try {
+    const handle = openSync(beside, 'w');
+    try {
+      writeFileSync(handle, content);
+      fsyncSync(handle);
+    } finally {
+      closeSync(handle);
+    }
+    renameSync(beside, path);
+  } catch (error) {
+    rmSync(beside, { force: true });
+    throw error;
+  }
+  syncFolder(dirname(path));
+}
