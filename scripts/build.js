@@ -1,7 +1,7 @@
 // Compiles the TypeScript sources into dist/ with the project's own compiler. Used by `npm run build`, by
 // scripts/test.js, and by bin/neva.js in a clone whose dist/ is missing or older than its sources.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -41,7 +41,10 @@ export function build() {
       console.error(`neva: the TypeScript sources do not compile:\n${run.stdout}${run.stderr}`);
       return 1;
     }
-    writeFileSync(join(fresh, '.built'), `${startedAt.toISOString()}\n`);
+    const mark = join(fresh, '.built');
+    writeFileSync(mark, `${startedAt.toISOString()}\n`);
+    // The time of the start: a source saved while the compiler ran counts as newer.
+    utimesSync(mark, startedAt, startedAt);
     if (existsSync(dist)) renameSync(dist, old);
     renameSync(fresh, dist);
     return 0;
