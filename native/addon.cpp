@@ -1,0 +1,58 @@
+// Everything that JavaScript can call, in one table.
+#include "addon.h"
+#include "autograd.h"
+#include "memory.h"
+#include "operators.h"
+#include "runtime.h"
+#include "tensors.h"
+
+#include <node_api.h>
+
+namespace neva {
+
+static const Export kExports[] = {
+    // operators.cpp
+    {"findOperator", entry<find_operator>},
+    {"operatorSchema", entry<operator_schema>},
+    {"call", entry<call_operator>},
+    // tensors.cpp
+    {"fromBytes", entry<from_bytes>},
+    {"fromFile", entry<from_file>},
+    {"readBytes", entry<read_bytes>},
+    {"item", entry<item>},
+    {"shape", entry<shape>},
+    {"dtype", entry<dtype>},
+    {"device", entry<device>},
+    {"free", entry<free_tensor>},
+    {"liveTensors", entry<live_count>},
+    // autograd.cpp
+    {"detach", entry<detach>},
+    {"setRequiresGrad", entry<set_requires_grad>},
+    {"requiresGrad", entry<requires_grad>},
+    {"setGradEnabled", entry<set_grad_enabled>},
+    {"gradients", entry<gradients>},
+    // runtime.cpp
+    {"versions", entry<versions>},
+    {"setThreads", entry<set_threads>},
+    {"threads", entry<threads>},
+    {"manualSeed", entry<manual_seed>},
+    {"rngState", entry<rng_state>},
+    {"setRngState", entry<set_rng_state>},
+    // memory.cpp
+    {"memory", entry<memory>},
+    {"resetPeakMemory", entry<reset_peak_memory>},
+};
+
+static napi_value init(napi_env env, napi_value exports) {
+  install_cpu_allocator();
+  for (const Export& item : kExports) {
+    napi_value function;
+    if (napi_create_function(env, item.name, NAPI_AUTO_LENGTH, item.callback, nullptr, &function) != napi_ok) return nullptr;
+    if (napi_set_named_property(env, exports, item.name, function) != napi_ok) return nullptr;
+  }
+  return exports;
+}
+
+}  // namespace neva
+
+NAPI_MODULE(neva, neva::init)
