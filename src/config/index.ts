@@ -1,0 +1,2 @@
+export { ConfigError } from './error.ts';
+export { type NevaConfig, schema } from './schema/index.ts';

@@ -1,0 +1,75 @@
+import { bool, choice, float, int, list, noEffect, path, refused, section, str } from './field.ts';
+
+/** model.data */
+export const data = section('Training data', {
+  data_path: path(null, 'Conversations: a LLaVA .json or a .jsonl file'),
+  image_folder: path(null, 'Where the pictures are: a folder or a .tar file'),
+  validation_data_path: path(
+    null,
+    'Conversations to validate on; null takes a slice of the training data, as NeMo does',
+  ),
+  conv_template: choice(
+    ['plain', 'v1', 'llama_2', 'nvgpt', 'nv_steerlm', 'nv_dpo', 'mistral', 'llama_3'],
+    'plain',
+    'How a conversation is written out as text',
+    { synonyms: { vicuna_v1: 'v1' } },
+  ),
+  template_compat: choice(
+    ['nemo', 'llava'],
+    'llava',
+    "Whose details a template follows where LLaVA and NeMo differ (BOS of the first turn, LLaMA's system text)",
+  ),
+  image_aspect_ratio: choice(['square', 'pad', 'keep'], 'square', 'Crop the centre, pad to a square, or keep'),
+  image_token_len: int(null, 'Feature vectors of a picture; null follows from the tower', {
+    min: 1,
+    ...noEffect("it follows from the tower's image size and patch, in training and in inference"),
+  }),
+  media_type: choice(['image', 'video'], 'image', 'What the records show', {
+    ...refused('only pictures; cut a video into frames'),
+  }),
+  is_multimodal: bool(true, 'The data hold pictures', {
+    ...noEffect('a record with pictures is recognized by its fields'),
+  }),
+  lazy_preprocess: bool(true, 'Tokenize when needed', { ...noEffect('records are always tokenized when needed') }),
+  sep_image_conv_front: bool(false, 'Move the picture to the front of the first turn'),
+  dataloader_type: choice(['cyclic', 'single'], 'cyclic', 'Shuffle every epoch anew, or read once in order'),
+  num_workers: int(2, 'Threads that read and decode ahead', { min: 0 }),
+  prefetch_batches: int(2, 'Global batches to prepare ahead', { min: 0 }),
+  on_error: choice(
+    ['error', 'skip', 'replace'],
+    'error',
+    'A record that cannot be used: stop, leave it out, or take another in its place',
+  ),
+  max_bad_fraction: float(0.01, 'Stop all the same when more than this share of the records cannot be used', {
+    min: 0,
+    max: 1,
+  }),
+  packed_sequence: bool(false, 'Pack several records into one sequence'),
+  data_prefix: path(null, "Prefix of NeMo's packed files", {
+    ...refused('set model.data.packed_sequence=true with model.data.data_path; records are packed on the fly'),
+  }),
+  crop_size: list(int(224, 'pixels'), null, 'Height and width that pictures are cropped to', {
+    length: 2,
+    ...noEffect("it follows from the tower's image size"),
+  }),
+  eod_mask_loss: bool(false, 'Leave the end token out of the loss', { ...refused('the template decides') }),
+  validation_drop_last: bool(true, 'Leave out the last, incomplete validation batch'),
+  splice_single_frame: str(null, 'Which frame stands for a video', { ...refused('only pictures') }),
+  num_frames: int(8, 'Frames of a video', { ...noEffect('only pictures') }),
+  sep_token_between_frames: bool(false, 'A token between frames', { ...noEffect('only pictures') }),
+  video_folder: path(null, 'Where the videos are', { ...refused('only pictures; cut a video into frames') }),
+});
+
+/** model.tokenizer */
+export const tokenizer = section('Tokenizer; all null takes the one in the folder of the language model', {
+  library: choice(['sentencepiece', 'huggingface', 'megatron'], null, 'Kind of tokenizer; null recognizes it'),
+  type: str(null, 'Name of a tokenizer within the library', {
+    ...noEffect('the kind is recognized from the file'),
+  }),
+  model: path(null, 'tokenizer.json, tokenizer.model, or the folder that holds it'),
+  vocab_file: path(null, 'vocab.json of a byte-pair tokenizer'),
+  merge_file: path(null, 'merges.txt of a byte-pair tokenizer'),
+  delimiter: str(null, 'Separator of a tabular tokenizer', { ...refused('tabular tokenizers have no use here') }),
+  sentencepiece_legacy: bool(false, "SentencePiece's legacy treatment of special tokens"),
+  additional_special_tokens: list(str('', 'token'), null, 'Tokens to add to the vocabulary'),
+});

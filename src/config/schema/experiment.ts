@@ -1,0 +1,77 @@
+import { bool, choice, float, int, mapping, noEffect, path, refused, section, str } from './field.ts';
+
+const wandb = 'no logger but TensorBoard events and metrics.jsonl is built in; import those into Weights & Biases';
+
+/** NeMo's exp_manager: where a run writes, what it keeps, how it goes on. */
+export const expManager = section('Folder of the run, checkpoints, resuming', {
+  exp_dir: path('neva_experiments', 'Folder that holds all experiments', { nullable: true }),
+  name: str('neva', "The experiment's name, a folder below exp_dir", { nullable: true }),
+  version: str(
+    null,
+    'Folder of this run below the name; null takes the next free number, or the last one when resuming',
+  ),
+  explicit_log_dir: path(null, 'The folder of the run itself; wins over exp_dir, name and version'),
+  use_datetime_version: bool(true, 'Name versions by date and time', {
+    ...noEffect('versions are numbers, made exclusively'),
+  }),
+  resume_if_exists: bool(false, 'Go on from the last checkpoint of this run folder when there is one'),
+  resume_past_end: bool(false, 'Resume a run that had ended', {
+    ...noEffect('a finished run goes on whenever trainer.max_steps was raised'),
+  }),
+  resume_ignore_no_checkpoint: bool(true, 'Start from the beginning, with a notice, when there is nothing to resume'),
+  resume_from_checkpoint: path(null, 'Checkpoint folder to go on from when the run folder holds none'),
+  create_wandb_logger: bool(false, 'Log to Weights & Biases', { ...refused(wandb) }),
+  wandb_logger_kwargs: section('Weights & Biases', {
+    project: str(null, 'Project', { ...noEffect(wandb) }),
+    name: str(null, 'Run name', { ...noEffect(wandb) }),
+  }),
+  create_tensorboard_logger: bool(true, 'Write TensorBoard events to the run folder'),
+  create_mlflow_logger: bool(false, 'Log to MLflow', {
+    ...refused('TensorBoard events and metrics.jsonl are written'),
+  }),
+  create_checkpoint_callback: bool(true, 'Save checkpoints'),
+  checkpoint_callback_params: section('What is saved, and how many of them are kept', {
+    monitor: str('val_loss', 'Metric that ranks checkpoints: val_loss, loss, or step'),
+    mode: choice(['min', 'max'], 'min', 'Whether a smaller or a larger metric is better'),
+    save_top_k: int(10, 'Best checkpoints to keep besides the last one; -1 keeps all, 0 only the last', { min: -1 }),
+    save_last: bool(true, 'Name the newest checkpoint in checkpoints/last'),
+    every_n_train_steps: int(null, 'Steps between checkpoints; null saves at every validation and at the end', {
+      min: 1,
+    }),
+    every_n_epochs: int(null, 'Epochs between checkpoints', { min: 1 }),
+    train_time_interval: int(null, 'Minutes between checkpoints', { min: 1 }),
+    dirpath: path(null, 'Folder of the checkpoints', { ...refused('checkpoints live in the run folder') }),
+    filename: str('megatron_clip--{val_loss:.2f}-{step}-{consumed_samples}', 'Pattern of checkpoint names', {
+      nullable: true,
+      ...noEffect('folders are called step=NNNNNNN; their metrics stand in metadata.json'),
+    }),
+    always_save_nemo: bool(false, 'Write a .nemo at every save', {
+      ...refused('run `neva convert-checkpoint --to nemo` on the checkpoint you want'),
+    }),
+    save_nemo_on_train_end: bool(false, 'Write a .nemo at the end', {
+      ...noEffect('`neva convert-checkpoint --to nemo` writes one from the last checkpoint'),
+    }),
+    model_parallel_size: int(1, "Ranks of one model, for NeMo's file names", {
+      ...noEffect('it follows from model.*_model_parallel_size'),
+    }),
+  }),
+  save_on_train_end: bool(true, 'Save a checkpoint after the last step'),
+  log_step_timing: bool(true, 'Log step times', { ...noEffect('step_time_s is always logged') }),
+  step_timing_kwargs: mapping('Settings of the step timer', { ...noEffect('step_time_s is always logged') }),
+  log_local_rank_0_only: bool(false, 'Only local rank 0 logs', {
+    ...noEffect('every rank logs to neva.log, rank 0 to the terminal'),
+  }),
+  log_global_rank_0_only: bool(false, 'Only rank 0 logs', {
+    ...noEffect('every rank logs to neva.log, rank 0 to the terminal'),
+  }),
+  max_time_per_run: str(null, 'Wall-clock limit', { ...refused('set trainer.max_time') }),
+  ema: section('Moving average of the weights', {
+    enable: bool(false, 'Keep one', { ...refused('no moving average is kept; average saved checkpoints instead') }),
+    decay: float(0.9999, 'Weight of the old average', { ...noEffect('no moving average is kept') }),
+    validate_original_weights: bool(false, 'Validate the weights themselves', {
+      ...noEffect('no moving average is kept'),
+    }),
+    every_n_steps: int(1, 'Steps between updates', { ...noEffect('no moving average is kept') }),
+    cpu_offload: bool(false, 'Keep it in host memory', { ...noEffect('no moving average is kept') }),
+  }),
+});
