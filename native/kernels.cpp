@@ -1,0 +1,243 @@
+// neva's own operators, registered with LibTorch's dispatcher so that they are called like any other ("neva::rope").
+// Each is one pass over memory where the composition of ATen operators takes several; on devices other than the CPU
+// the composition is what runs. Arithmetic is in float32 whatever the storage type.
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_to_copy.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mean.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/sum.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <cmath>
+
+// One body compiled for several instruction sets, chosen when the addon is loaded.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define NEVA_CLONES __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
+#else
+#define NEVA_CLONES
+#endif
+
+namespace neva {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int kLanes = 16;  // independent partial sums: lets the compiler use vectors without reordering by itself
+
+// ---- RMSNorm: x · rsqrt(mean(x²) + eps) · w ------------------------------------------------------------------------
+
+template <typename T>
+NEVA_CLONES void rms_forward_row(const T* x, const T* w, T* y, float* rstd, int64_t size, float eps) {
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const float v = static_cast<float>(x[i + l]);
+      lanes[l] += v * v;
+    }
+  }
+  float sum = 0;
+  for (; i < size; ++i) sum += static_cast<float>(x[i]) * static_cast<float>(x[i]);
+  for (float lane : lanes) sum += lane;
+  const float r = 1.0f / std::sqrt(sum / static_cast<float>(size) + eps);
+  *rstd = r;
+  for (i = 0; i < size; ++i) y[i] = static_cast<T>(static_cast<float>(x[i]) * r * static_cast<float>(w[i]));
+}
+
+// dx = rstd · (g·w − x · rstd² · mean(g·w·x))
+template <typename T>
+NEVA_CLONES void rms_backward_row(const T* g, const T* x, const T* w, T* dx, float rstd, int64_t size) {
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      lanes[l] += static_cast<float>(g[i + l]) * static_cast<float>(w[i + l]) * static_cast<float>(x[i + l]);
+    }
+  }
+  float dot = 0;
+  for (; i < size; ++i) dot += static_cast<float>(g[i]) * static_cast<float>(w[i]) * static_cast<float>(x[i]);
+  for (float lane : lanes) dot += lane;
+  const float k = rstd * rstd * dot / static_cast<float>(size);
+  for (i = 0; i < size; ++i) {
+    dx[i] = static_cast<T>(rstd * (static_cast<float>(g[i]) * static_cast<float>(w[i]) - static_cast<float>(x[i]) * k));
+  }
+}
+
+// dw[from:to] = Σ over rows of g · x · rstd; each column is summed in row order, so the thread count changes nothing.
+template <typename T>
+NEVA_CLONES void rms_backward_weight(const T* g, const T* x, const float* rstd, float* dw, int64_t rows, int64_t size,
+                                     int64_t from, int64_t to) {
+  for (int64_t c = from; c < to; ++c) dw[c] = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* gr = g + r * size;
+    const T* xr = x + r * size;
+    for (int64_t c = from; c < to; ++c) dw[c] += static_cast<float>(gr[c]) * static_cast<float>(xr[c]) * rstd[r];
+  }
+}
+
+struct RmsNorm : torch::autograd::Function<RmsNorm> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& weight, double eps) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const Tensor x = input.contiguous();
+    const Tensor w = weight.contiguous();
+    const int64_t size = x.size(-1);
+    const int64_t rows = size ? x.numel() / size : 0;
+    Tensor y, rstd;
+    if (x.is_cpu()) {
+      y = at::empty_like(x);
+      rstd = at::empty({rows}, x.options().dtype(at::kFloat));
+      AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
+        const auto* xp = x.const_data_ptr<scalar_t>();
+        const auto* wp = w.const_data_ptr<scalar_t>();
+        auto* yp = y.mutable_data_ptr<scalar_t>();
+        auto* rp = rstd.mutable_data_ptr<float>();
+        at::parallel_for(0, rows, 8, [&](int64_t from, int64_t to) {
+          for (int64_t r = from; r < to; ++r) {
+            rms_forward_row(xp + r * size, wp, yp + r * size, rp + r, size, static_cast<float>(eps));
+          }
+        });
+      });
+    } else {
+      const Tensor wide = x.to(at::kFloat);
+      rstd = at::rsqrt(at::mean(wide * wide, {-1}, /*keepdim=*/true) + eps);
+      y = (wide * rstd * w.to(at::kFloat)).to(x.scalar_type());
+    }
+    ctx->save_for_backward({x, w, rstd});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &w = saved[1], &rstd = saved[2];
+    const Tensor g = grads[0].contiguous();
+    const int64_t size = x.size(-1);
+    const int64_t rows = size ? x.numel() / size : 0;
+    Tensor dx, dw;
+    if (x.is_cpu()) {
+      const auto* rp = rstd.const_data_ptr<float>();
+      AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm_backward", [&] {
+        const auto* gp = g.const_data_ptr<scalar_t>();
+        const auto* xp = x.const_data_ptr<scalar_t>();
+        const auto* wp = w.const_data_ptr<scalar_t>();
+        if (ctx->needs_input_grad(0)) {
+          dx = at::empty_like(x);
+          auto* dp = dx.mutable_data_ptr<scalar_t>();
+          at::parallel_for(0, rows, 8, [&](int64_t from, int64_t to) {
+            for (int64_t r = from; r < to; ++r) {
+              rms_backward_row(gp + r * size, xp + r * size, wp, dp + r * size, rp[r], size);
+            }
+          });
+        }
+        if (ctx->needs_input_grad(1)) {
+          Tensor wide = at::empty({size}, x.options().dtype(at::kFloat));
+          auto* wp32 = wide.mutable_data_ptr<float>();
+          at::parallel_for(0, size, 64, [&](int64_t from, int64_t to) {
+            rms_backward_weight(gp, xp, rp, wp32, rows, size, from, to);
+          });
+          dw = wide.to(w.scalar_type());
+        }
+      });
+    } else {
+      const Tensor xw = x.to(at::kFloat), gw = g.to(at::kFloat) * w.to(at::kFloat);
+      if (ctx->needs_input_grad(0)) {
+        dx = (rstd * (gw - xw * rstd * rstd * at::mean(gw * xw, {-1}, true))).to(x.scalar_type());
+      }
+      if (ctx->needs_input_grad(1)) {
+        dw = at::sum((g.to(at::kFloat) * xw * rstd).reshape({rows, size}), {0}).to(w.scalar_type());
+      }
+    }
+    return {dx, dw, Tensor()};
+  }
+};
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  TORCH_CHECK(weight.dim() == 1 && x.dim() > 0 && x.size(-1) == weight.size(0), "weight must have the size of x's last dimension");
+  TORCH_CHECK(x.scalar_type() == weight.scalar_type(), "x and weight must have one dtype");
+  TORCH_CHECK(x.scalar_type() != at::kDouble || !x.is_cuda(), "float64 is for the CPU");
+  return RmsNorm::apply(x, weight, eps);
+}
+
+// ---- rotary positions, half-rotation: (a, b) → (a·cos − b·sin, b·cos + a·sin) ----------------------------------------
+
+template <typename T>
+NEVA_CLONES void rotate_row(const T* x, const float* cos, const float* sin, float sign, T* y, int64_t half) {
+  for (int64_t i = 0; i < half; ++i) {
+    const float a = static_cast<float>(x[i]), b = static_cast<float>(x[half + i]);
+    const float s = sign * sin[i];
+    y[i] = static_cast<T>(a * cos[i] - b * s);
+    y[half + i] = static_cast<T>(b * cos[i] + a * s);
+  }
+}
+
+// x [B, H, T, D] with any strides but a dense last dimension; the result has the memory order of x.
+Tensor rotate(const Tensor& input, const Tensor& cos, const Tensor& sin, double sign) {
+  const Tensor x = input.stride(-1) == 1 ? input : input.contiguous();
+  const int64_t B = x.size(0), H = x.size(1), T = x.size(2), D = x.size(3), half = D / 2;
+  if (!x.is_cpu()) {
+    const Tensor c = cos.to(at::kFloat), s = sin.to(at::kFloat) * sign, wide = x.to(at::kFloat);
+    const Tensor a = wide.narrow(-1, 0, half), b = wide.narrow(-1, half, half);
+    return at::cat({a * c - b * s, b * c + a * s}, -1).to(x.scalar_type());
+  }
+  // [B, T, H, D] in memory when that is how x lies: the attention kernels and the next matmul then copy nothing.
+  const bool by_position = x.stride(2) > x.stride(1);
+  Tensor y = by_position ? at::empty({B, T, H, D}, x.options()).transpose(1, 2) : at::empty({B, H, T, D}, x.options());
+  const int64_t xs[3] = {x.stride(0), x.stride(1), x.stride(2)};
+  const int64_t ys[3] = {y.stride(0), y.stride(1), y.stride(2)};
+  const float* cp = cos.const_data_ptr<float>();
+  const float* sp = sin.const_data_ptr<float>();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rope", [&] {
+    const auto* xp = x.const_data_ptr<scalar_t>();
+    auto* yp = y.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, B * T, 16, [&](int64_t from, int64_t to) {
+      for (int64_t row = from; row < to; ++row) {
+        const int64_t b = row / T, t = row % T;
+        for (int64_t h = 0; h < H; ++h) {
+          rotate_row(xp + b * xs[0] + h * xs[1] + t * xs[2], cp + t * half, sp + t * half, static_cast<float>(sign),
+                     yp + b * ys[0] + h * ys[1] + t * ys[2], half);
+        }
+      }
+    });
+  });
+  return y;
+}
+
+struct Rope : torch::autograd::Function<Rope> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cos, const Tensor& sin) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    ctx->save_for_backward({cos, sin});
+    return rotate(x, cos, sin, 1.0);
+  }
+  // A rotation's transpose is the rotation back.
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    return {rotate(grads[0], saved[0], saved[1], -1.0), Tensor(), Tensor()};
+  }
+};
+
+Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin) {
+  TORCH_CHECK(x.dim() == 4 && x.size(3) % 2 == 0, "x must be [B, H, T, D] with an even D");
+  for (const Tensor* table : {&cos, &sin}) {
+    TORCH_CHECK(table->scalar_type() == at::kFloat && table->dim() == 2 && table->size(0) == x.size(2) &&
+                    table->size(1) == x.size(3) / 2,
+                "cos and sin must be float32 [T, D/2]");
+  }
+  return Rope::apply(x, cos.contiguous(), sin.contiguous());
+}
+
+}  // namespace
+
+TORCH_LIBRARY(neva, m) {
+  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", rms_norm);
+  m.def("rope(Tensor x, Tensor cos, Tensor sin) -> Tensor", rope);
+}
+
+}  // namespace neva
