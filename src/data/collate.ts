@@ -1,0 +1,61 @@
+/** Examples → the padded typed arrays that training takes. */
+import type { Example } from './example.ts';
+import { IGNORE, type MicroBatch } from './types.ts';
+
+export interface Sample {
+  id: string;
+  example: Example;
+  /** One [3, S, S] picture for each of the example's images. */
+  pictures: readonly Float32Array[];
+}
+
+export interface CollateOptions {
+  imageSize: number;
+  featuresPerImage: number;
+  padId: number;
+}
+
+export function collate(
+  samples: readonly Sample[],
+  { imageSize, featuresPerImage, padId }: CollateOptions,
+): MicroBatch {
+  const batch = samples.length;
+  const length = Math.max(...samples.map(({ example }) => example.ids.length));
+  const ids = new Int32Array(batch * length).fill(padId);
+  const lengths = Int32Array.from(samples, ({ example }) => example.ids.length);
+  const labelRows: number[] = [];
+  const labelTargets: number[] = [];
+  const imageCount = samples.reduce((sum, { pictures }) => sum + pictures.length, 0);
+  const pictureSize = 3 * imageSize * imageSize;
+  const pixels = new Float32Array(imageCount * pictureSize);
+  const imageRows = new Int32Array(imageCount * featuresPerImage);
+  let image = 0;
+  samples.forEach(({ example, pictures }, b) => {
+    ids.set(example.ids, b * length);
+    for (let t = 1; t < example.labels.length; t++) {
+      const label = example.labels[t] as number;
+      if (label === IGNORE) continue;
+      labelRows.push(b * length + t - 1);
+      labelTargets.push(label);
+    }
+    pictures.forEach((picture, i) => {
+      pixels.set(picture, image * pictureSize);
+      const start = b * length + (example.imageStarts[i] as number);
+      for (let p = 0; p < featuresPerImage; p++) imageRows[image * featuresPerImage + p] = start + p;
+      image++;
+    });
+  });
+  return {
+    batch,
+    length,
+    ids,
+    lengths,
+    labelRows: Int32Array.from(labelRows),
+    labelTargets: Int32Array.from(labelTargets),
+    pixels,
+    imageCount,
+    imageSize,
+    imageRows,
+    records: samples.map(({ id }) => id),
+  };
+}

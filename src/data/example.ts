@@ -1,0 +1,144 @@
+/** From a record to what the model reads: token ids, a label for each, and where each image's features go. */
+import type { DataRecord } from './dataset.ts';
+import { problem } from './problem.ts';
+import { placeImages, type Segment, type Template, type Turn } from './templates.ts';
+import type { Start, Tokenizer } from './tokenizer.ts';
+import { IGNORE } from './types.ts';
+
+export interface EncodingOptions {
+  /** Positions, image positions included. */
+  maxLength: number;
+  /** P: positions one image takes. */
+  featuresPerImage: number;
+  /** Put the start and end tokens around the image's positions, with embeddings of their own. */
+  useImStartEnd: boolean;
+  imStartId?: number;
+  imEndId?: number;
+}
+
+export interface Example {
+  /** [T]; 0 at image positions. */
+  ids: Int32Array;
+  /** [T] the id itself where the position is in the loss, IGNORE elsewhere; not shifted. */
+  labels: Int32Array;
+  /** First position of each image's P features, in the record's order. */
+  imageStarts: number[];
+}
+
+/** Encodes a record with its template. A record that cannot be learnt from whole is a problem; see docs/data.md. */
+export function encodeRecord(
+  record: DataRecord,
+  template: Template,
+  tokenizer: Tokenizer,
+  options: EncodingOptions,
+  where: string,
+): Example {
+  const unfit = template.unfit?.(record);
+  if (unfit) throw problem('record', { where, problem: `not for the ${template.name} template`, found: unfit });
+  const turns = record.turns.map((turn) => ({ ...turn, text: placeImages(turn.text) }));
+  const segments = template.render({ turns, system: record.system });
+  const whole = encodeSegments(segments, tokenizer, options);
+  return truncate(whole, options, where);
+}
+
+/**
+ * A prompt as generation starts from it: the turns so far (the last one human), up to where the answer begins.
+ * The ids are exactly those the model saw in training before the answer.
+ */
+export function encodePrompt(
+  tokenizer: Tokenizer,
+  template: Template,
+  conversation: { turns: readonly Turn[]; system?: string },
+  options: Omit<EncodingOptions, 'maxLength'>,
+): { ids: Int32Array; imageStarts: number[] } {
+  const turns = conversation.turns.map((turn) => ({ ...turn, text: placeImages(turn.text) }));
+  const segments = template.render({ ...conversation, turns }, { generation: true });
+  const { ids, imageStarts } = encodeSegments(segments, tokenizer, options);
+  return { ids, imageStarts };
+}
+
+/** Neighbouring texts that are alike in the loss are encoded as one, so that words are not cut where segments meet. */
+function encodeSegments(
+  segments: readonly Segment[],
+  tokenizer: Tokenizer,
+  options: Omit<EncodingOptions, 'maxLength'>,
+): Example {
+  const ids: number[] = [];
+  const labels: number[] = [];
+  const imageStarts: number[] = [];
+  const put = (id: number, loss: boolean) => {
+    ids.push(id);
+    labels.push(loss ? id : IGNORE);
+  };
+  let before: Start = 'text';
+  let text = '';
+  let loss = false;
+  const flush = () => {
+    if (text === '') return;
+    for (const id of tokenizer.encode(text, { start: before })) put(id, loss);
+    before = 'middle';
+    text = '';
+  };
+  for (const segment of segments) {
+    if (segment.special === undefined) {
+      if (segment.loss !== loss) flush();
+      text += segment.text;
+      loss = segment.loss;
+      continue;
+    }
+    flush();
+    if (segment.special === 'image') {
+      if (options.useImStartEnd) put(required(options.imStartId, 'start'), false);
+      imageStarts.push(ids.length);
+      for (let i = 0; i < options.featuresPerImage; i++) put(0, false);
+      if (options.useImStartEnd) put(required(options.imEndId, 'end'), false);
+      before = 'text';
+      continue;
+    }
+    const id = segment.special === 'bos' ? tokenizer.bosId : tokenizer.eosId;
+    if (id !== null) put(id, segment.loss);
+    // The first token of all opens the text; later ones are special tokens inside it.
+    if (ids.length > 1) before = 'special';
+  }
+  flush();
+  return { ids: Int32Array.from(ids), labels: Int32Array.from(labels), imageStarts };
+}
+
+function required(id: number | undefined, which: string): number {
+  if (id === undefined) throw new Error(`useImStartEnd without an image ${which} id`);
+  return id;
+}
+
+/** Cuts at the right. An image is never cut or lost, and something to learn must be left. */
+function truncate(
+  example: Example,
+  { maxLength, featuresPerImage, useImStartEnd }: EncodingOptions,
+  where: string,
+): Example {
+  const { ids, labels, imageStarts } = example;
+  const last = imageStarts.at(-1);
+  const needed = last === undefined ? 0 : last + featuresPerImage + (useImStartEnd ? 1 : 0);
+  if (needed > maxLength) {
+    throw problem('image_cut', {
+      where,
+      problem: 'the record is too long: cutting it would remove an image',
+      expected: `images that end within model.encoder_seq_length = ${maxLength} positions`,
+      found: `${ids.length} positions, the last image ending at ${needed}`,
+      fix: 'raise model.encoder_seq_length, or set model.data.on_error=skip',
+    });
+  }
+  const cut =
+    ids.length > maxLength
+      ? { ids: ids.slice(0, maxLength), labels: labels.slice(0, maxLength), imageStarts }
+      : example;
+  // Position 0 has no predecessor to predict it from.
+  if (cut.labels.findIndex((label, at) => at > 0 && label !== IGNORE) < 0) {
+    throw problem('no_labels', {
+      where,
+      problem: 'nothing is left to learn in this record',
+      found: `${ids.length} positions, of which ${maxLength} fit; no answer among them`,
+      fix: 'raise model.encoder_seq_length, or set model.data.on_error=skip',
+    });
+  }
+  return cut;
+}

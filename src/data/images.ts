@@ -1,0 +1,179 @@
+/**
+ * Pictures: file → RGB bytes as Pillow's `convert('RGB')` gives them → CLIP's preprocessing → [3, S, S] float32.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { mistake } from '../errors.ts';
+import { problem } from './problem.ts';
+import { type Picture, resample } from './resample.ts';
+
+export type Aspect = 'square' | 'pad' | 'keep';
+
+export interface ImageOptions {
+  /** S: side of the picture the vision tower takes. */
+  imageSize: number;
+  /** `square`: centre crop; `pad`: mean-coloured square canvas around the whole picture. */
+  aspect: Aspect;
+  mean?: readonly number[];
+  std?: readonly number[];
+  maxBytes?: number;
+  maxPixels?: number;
+}
+
+export const CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073] as const;
+export const CLIP_STD = [0.26862954, 0.26130258, 0.27577711] as const;
+/** Pillow's own limit against decompression bombs, doubled: where it raises an error. */
+export const MAX_PIXELS = 178_956_970;
+export const MAX_BYTES = 256 * 2 ** 20;
+
+/** Decoded, preprocessed picture [3, S, S]. What is wrong with the file is a problem naming `path`. */
+export async function loadImage(path: string, options: ImageOptions): Promise<Float32Array> {
+  return preprocess(await decodeFile(path, options), options);
+}
+
+export async function decodeFile(
+  path: string,
+  { maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS }: { maxBytes?: number; maxPixels?: number } = {},
+): Promise<Picture> {
+  return decode(await readLimited(path, maxBytes), path, maxPixels);
+}
+
+async function readLimited(path: string, maxBytes: number): Promise<Buffer> {
+  let file: Awaited<ReturnType<typeof open>>;
+  try {
+    file = await open(path, 'r');
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw problem('image_missing', {
+      where: path,
+      problem: code === 'ENOENT' || code === 'ENOTDIR' ? 'no such image file' : `cannot open the image file (${code})`,
+      fix: 'check model.data.image_folder and the path in the record',
+    });
+  }
+  try {
+    const status = await file.stat();
+    if (!status.isFile()) throw problem('image_unreadable', { where: path, problem: 'not a file' });
+    if (status.size > maxBytes) {
+      throw problem('image_too_large', {
+        where: path,
+        problem: 'image file too large',
+        expected: `at most ${maxBytes} bytes`,
+        found: `${status.size} bytes`,
+      });
+    }
+    return await file.readFile();
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * RGB bytes of an encoded picture, whatever its name says. Orientation tags, colour profiles and alpha are left aside,
+ * as Pillow's `convert('RGB')` leaves them.
+ */
+export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PIXELS): Promise<Picture> {
+  const options = { failOn: 'truncated', limitInputPixels: maxPixels, ignoreIcc: true, pages: 1 } as const;
+  try {
+    const { data, info } = await sharp(bytes, options)
+      .toColourspace('srgb')
+      .raw()
+      .toBuffer({ resolveWithObject: true });
+    return { data: toRgb(data, info.channels, info.width * info.height), width: info.width, height: info.height };
+  } catch (error) {
+    const { message } = error as Error;
+    if (/pixel limit/i.test(message)) {
+      throw problem('image_too_large', {
+        where: path,
+        problem: 'image has too many pixels',
+        expected: `at most ${maxPixels} pixels`,
+      });
+    }
+    throw problem('image_unreadable', {
+      where: path,
+      problem: `not a readable image: ${message.split('\n')[0]}`,
+      expected: 'JPEG, PNG, WebP, GIF, TIFF, AVIF or SVG',
+      found: `${bytes.length} bytes beginning ${Buffer.from(bytes.subarray(0, 8)).toString('hex')}`,
+      fix: 'replace the file, or set model.data.on_error=skip',
+    });
+  }
+}
+
+/** Keeps the first three channels, or repeats the first of one or two. */
+function toRgb(data: Uint8Array, channels: number, pixels: number): Uint8Array {
+  if (channels === 3) return data;
+  const out = new Uint8Array(pixels * 3);
+  const [green, blue] = channels > 3 ? [1, 2] : [0, 0];
+  for (let i = 0, from = 0, to = 0; i < pixels; i++, from += channels, to += 3) {
+    out[to] = data[from] as number;
+    out[to + 1] = data[from + green] as number;
+    out[to + 2] = data[from + blue] as number;
+  }
+  return out;
+}
+
+/** CLIPImageProcessor: shortest edge to S, centre crop S × S, ×1/255, normalise → [3, S, S]. */
+export function preprocess(
+  picture: Picture,
+  { imageSize: size, aspect, mean = CLIP_MEAN, std = CLIP_STD }: ImageOptions,
+): Float32Array {
+  const source = aspect === 'pad' ? padToSquare(picture, mean) : picture;
+  const short = Math.min(source.width, source.height);
+  const width = source.width === short ? size : Math.trunc((size * source.width) / short);
+  const height = source.height === short ? size : Math.trunc((size * source.height) / short);
+  const crop = {
+    left: Math.floor((width - size) / 2),
+    top: Math.floor((height - size) / 2),
+    width: size,
+    height: size,
+  };
+  return normalize(resample(source, width, height, crop), mean, std);
+}
+
+/** Centred on a square of the mean colour, (122, 116, 104) for CLIP: LLaVA's `expand2square`. */
+function padToSquare({ data, width, height }: Picture, mean: readonly number[]): Picture {
+  if (width === height) return { data, width, height };
+  const side = Math.max(width, height);
+  const colour = mean.map((value) => Math.trunc(value * 255));
+  const out = new Uint8Array(side * side * 3);
+  for (let i = 0; i < out.length; i += 3) out.set(colour, i);
+  const left = Math.floor((side - width) / 2);
+  const top = Math.floor((side - height) / 2);
+  for (let y = 0; y < height; y++) {
+    out.set(data.subarray(y * width * 3, (y + 1) * width * 3), ((top + y) * side + left) * 3);
+  }
+  return { data: out, width: side, height: side };
+}
+
+function normalize({ data, width, height }: Picture, mean: readonly number[], std: readonly number[]): Float32Array {
+  const pixels = width * height;
+  const out = new Float32Array(3 * pixels);
+  for (let channel = 0; channel < 3; channel++) {
+    const table = Float32Array.from(
+      { length: 256 },
+      (_, byte) => (Math.fround(byte / 255) - (mean[channel] as number)) / (std[channel] as number),
+    );
+    for (let i = 0, from = channel, to = channel * pixels; i < pixels; i++, from += 3, to++) {
+      out[to] = table[data[from] as number] as number;
+    }
+  }
+  return out;
+}
+
+/** Mean and standard deviation from a vision tower's preprocessor_config.json, if it has one. */
+export function imageStatistics(folder: string): { mean: number[]; std: number[] } | null {
+  const path = join(folder, 'preprocessor_config.json');
+  if (!existsSync(path)) return null;
+  const three = (value: unknown): value is number[] =>
+    Array.isArray(value) && value.length === 3 && value.every((each) => typeof each === 'number');
+  try {
+    const config = JSON.parse(readFileSync(path, 'utf8')) as { image_mean?: unknown; image_std?: unknown };
+    return {
+      mean: three(config.image_mean) ? config.image_mean : [...CLIP_MEAN],
+      std: three(config.image_std) ? config.image_std : [...CLIP_STD],
+    };
+  } catch (error) {
+    throw mistake({ where: path, problem: `not readable as JSON: ${(error as Error).message}` });
+  }
+}

@@ -1,0 +1,179 @@
+/**
+ * The text tokenizer of a model's folder: `tokenizer.json` with its `tokenizer_config.json` and `special_tokens_map.json`.
+ *
+ * neva encodes a conversation segment by segment, so that label masks follow from the segments. What a segment begins with
+ * (`Start`) decides whether the tokenizer's dummy prefix `▁` goes before it; see docs/data.md, "Tokenizers".
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers';
+import { mistake } from '../errors.ts';
+import { type PrefixRule, prefixRule, type TokenizerJson, withoutPrefix } from './prefix.ts';
+
+/**
+ * What stands before a piece of text: nothing (`text`: also after an image, where LLaVA starts afresh), a special token
+ * (`special`), or text of the same sentence (`middle`).
+ */
+export type Start = 'text' | 'special' | 'middle';
+
+export interface EncodeOptions {
+  /** Put the beginning-of-text id first. Default false. */
+  bos?: boolean;
+  /** Default `text`. */
+  start?: Start;
+}
+
+export interface Tokenizer {
+  /** One more than the largest id, added tokens included. */
+  readonly vocabSize: number;
+  readonly bosId: number | null;
+  readonly eosId: number | null;
+  readonly padId: number | null;
+  readonly unkId: number | null;
+  encode(text: string, options?: EncodeOptions): number[];
+  /** Text of the ids. Special tokens are left out unless `special` is true. */
+  decode(ids: readonly number[], options?: { special?: boolean }): string;
+  /** The id of a token of the vocabulary, or null. */
+  tokenId(token: string): number | null;
+  /** The token of an id as it stands in the vocabulary, or null. */
+  token(id: number): string | null;
+}
+
+type JsonObject = Record<string, unknown>;
+
+/** Loads the tokenizer of `folder`. A missing or malformed file is the user's mistake. */
+export function loadTokenizer(folder: string): Tokenizer {
+  const path = join(folder, 'tokenizer.json');
+  if (!existsSync(path)) {
+    throw mistake({
+      where: folder,
+      problem: 'no tokenizer in this folder',
+      expected: 'a tokenizer.json file',
+      found: existsSync(join(folder, 'tokenizer.model')) ? 'only the SentencePiece file tokenizer.model' : 'none',
+      fix: 'point model.tokenizer.model at the folder of the language model that holds tokenizer.json',
+    });
+  }
+  const json = readJson(path);
+  const config = readOptionalJson(join(folder, 'tokenizer_config.json'));
+  const specials = readOptionalJson(join(folder, 'special_tokens_map.json'));
+  return makeTokenizer(json as unknown as TokenizerJson, { ...specials, ...present(config) }, path);
+}
+
+/** A tokenizer from the contents of its files; `where` names it in messages. */
+export function makeTokenizer(json: TokenizerJson, config: JsonObject, where: string): Tokenizer {
+  const rule = prefixRule(json, config);
+  let inner: HfTokenizer;
+  try {
+    // Cleaning up spaces is an English-only habit of BERT's days; `decode` must give back what was encoded.
+    inner = new HfTokenizer(withoutPrefix(json), { ...config, clean_up_tokenization_spaces: false });
+  } catch (error) {
+    throw mistake({ where, problem: `not a usable tokenizer: ${(error as Error).message}` });
+  }
+  return new FolderTokenizer(inner, rule, config);
+}
+
+class FolderTokenizer implements Tokenizer {
+  readonly vocabSize: number;
+  readonly bosId: number | null;
+  readonly eosId: number | null;
+  readonly padId: number | null;
+  readonly unkId: number | null;
+  readonly #inner: HfTokenizer;
+  readonly #rule: PrefixRule;
+  readonly #added: RegExp | null;
+
+  constructor(inner: HfTokenizer, rule: PrefixRule, config: JsonObject) {
+    this.#inner = inner;
+    this.#rule = rule;
+    const id = (key: string) => {
+      const token = tokenText(config[key]);
+      return token === null ? null : this.tokenId(token);
+    };
+    this.bosId = id('bos_token');
+    this.eosId = id('eos_token');
+    this.padId = id('pad_token');
+    this.unkId = id('unk_token');
+    let largest = -1;
+    for (const value of inner.get_vocab(true).values()) largest = Math.max(largest, value);
+    this.vocabSize = largest + 1;
+    const contents = [...inner.get_added_tokens_decoder().values()].map((token) => token.content);
+    this.#added =
+      contents.length === 0 ? null : new RegExp(contents.map(escapeRegExp).sort(longestFirst).join('|'), 'g');
+  }
+
+  encode(text: string, { bos = false, start = 'text' }: EncodeOptions = {}): number[] {
+    const ids: number[] = [];
+    if (bos && this.bosId !== null) ids.push(this.bosId);
+    if (text === '') return ids;
+    for (const id of this.#encodeText(text, start)) ids.push(id);
+    return ids;
+  }
+
+  /** Special tokens written out in the text are recognized, as the reference tokenizers do. */
+  #encodeText(text: string, start: Start): number[] {
+    if (this.#rule.scheme === 'never' || this.#added === null) {
+      return this.#inner.encode(this.#prefixed(text, start), { add_special_tokens: false }).ids;
+    }
+    let out = '';
+    let from = 0;
+    let before = start;
+    for (const match of text.matchAll(this.#added)) {
+      if (match.index > from) out += this.#prefixed(text.slice(from, match.index), before);
+      out += match[0];
+      from = match.index + match[0].length;
+      before = 'special';
+    }
+    if (from < text.length) out += this.#prefixed(text.slice(from), before);
+    return this.#inner.encode(out, { add_special_tokens: false }).ids;
+  }
+
+  #prefixed(text: string, start: Start): string {
+    const { scheme, unlessPresent } = this.#rule;
+    const wanted = scheme === 'always' ? start !== 'middle' : scheme === 'first' ? start === 'text' : false;
+    return wanted && !(unlessPresent && /^[ ▁]/.test(text)) ? ` ${text}` : text;
+  }
+
+  decode(ids: readonly number[], { special = false }: { special?: boolean } = {}): string {
+    if (ids.length === 0) return '';
+    return this.#inner.decode([...ids], { skip_special_tokens: !special, clean_up_tokenization_spaces: false });
+  }
+
+  tokenId(token: string): number | null {
+    return this.#inner.token_to_id(token) ?? null;
+  }
+
+  token(id: number): string | null {
+    return this.#inner.id_to_token(id) ?? null;
+  }
+}
+
+const escapeRegExp = (text: string) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&');
+const longestFirst = (a: string, b: string) => b.length - a.length;
+
+/** A special token stands in the config as a string or as `{content: string}`. */
+function tokenText(value: unknown): string | null {
+  if (typeof value === 'string') return value;
+  const content = (value as { content?: unknown } | null)?.content;
+  return typeof content === 'string' ? content : null;
+}
+
+function present(object: JsonObject): JsonObject {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null));
+}
+
+function readOptionalJson(path: string): JsonObject {
+  return existsSync(path) ? readJson(path) : {};
+}
+
+function readJson(path: string): JsonObject {
+  let value: unknown;
+  try {
+    value = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw mistake({ where: path, problem: `not readable as JSON: ${(error as Error).message}` });
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw mistake({ where: path, problem: 'not a JSON object' });
+  }
+  return value as JsonObject;
+}
