@@ -30,6 +30,7 @@ static const Export kExports[] = {
     {"setRequiresGrad", entry<set_requires_grad>},
     {"requiresGrad", entry<requires_grad>},
     {"setGradEnabled", entry<set_grad_enabled>},
+    {"ownsMemory", entry<owns_memory>},
     {"gradients", entry<gradients>},
     // runtime.cpp
     {"versions", entry<versions>},

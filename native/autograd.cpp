@@ -20,6 +20,11 @@ napi_value requires_grad(Call& call) {
   return boolean(call.env, as_tensor(call.env, call[0]).requires_grad());
 }
 
+napi_value owns_memory(Call& call) {
+  const at::Tensor& tensor = as_tensor(call.env, call[0]);
+  return boolean(call.env, tensor.is_contiguous() && tensor.storage().use_count() == 1);
+}
+
 napi_value set_grad_enabled(Call& call) {
   const bool before = at::GradMode::is_enabled();
   at::GradMode::set_enabled(as_bool(call.env, call[0], "enabled"));

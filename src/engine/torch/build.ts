@@ -1,0 +1,229 @@
+/**
+ * Builds the addon: `native/*.cpp`, one compiler process a file, linked to `build/neva-<torch version>-<platform>.node`.
+ * The compiler is called directly (docs/decisions.md says why there is no CMake); only what changed is compiled again.
+ */
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import { mistake } from '../../errors.ts';
+import { besideName, writeFileAtomic } from '../../files.ts';
+import { packageRoot } from '../../root.ts';
+import { fetchLibtorch, findLibtorch, type LibTorch, type Where } from './libtorch.ts';
+import { type Environment, findProgram, installCommand, runProgram } from './tools.ts';
+
+export interface Compiler {
+  program: string;
+  /** What stands in CXX after the program: `ccache g++` has one. */
+  args: string[];
+}
+
+export interface Addon {
+  path: string;
+  libtorch: LibTorch;
+}
+
+export interface BuildOptions {
+  libtorch: LibTorch;
+  /** Folder of the C++ sources. */
+  nativeDir?: string;
+  buildDir?: string;
+  env?: Environment;
+  say?: (line: string) => void;
+}
+
+/** The compiler named by CXX, or the first of the usual ones on PATH; null if there is none. */
+export function findCompiler(env: Environment = process.env): Compiler | null {
+  const named = env.CXX?.trim();
+  if (named) {
+    const [name = '', ...args] = named.split(/\s+/);
+    const program = findProgram(name, env);
+    if (program) return { program, args };
+    throw mistake({
+      where: 'CXX',
+      problem: 'there is no such compiler',
+      found: named,
+      fix: 'correct CXX, or unset it to let neva take g++ or clang++ from PATH',
+    });
+  }
+  const usual = process.platform === 'darwin' ? ['clang++', 'g++', 'c++'] : ['g++', 'clang++', 'c++'];
+  for (const name of usual) {
+    const program = findProgram(name, env);
+    if (program) return { program, args: [] };
+  }
+  return null;
+}
+
+/** Where the addon for this LibTorch and this machine's kind is built. */
+export function addonPath(libtorch: LibTorch, buildDir: string = join(packageRoot, 'build')): string {
+  return join(buildDir, `neva-${libtorch.version}-${process.platform}-${process.arch}.node`);
+}
+
+interface ObjectFile {
+  source: string;
+  /** Its name holds a digest of LibTorch and the flags, so that other flags make another file. */
+  object: string;
+  /** Newest change among the source and all headers of native/, in ms. */
+  changed: number;
+}
+
+interface Plan {
+  addon: string;
+  /** Text file beside the addon: digest of everything that it was linked from. */
+  stamp: string;
+  linkKey: string;
+  files: ObjectFile[];
+  compileFlags: string[];
+  linkFlags: string[];
+}
+
+const digest = (parts: readonly string[]) => createHash('sha256').update(parts.join('\n')).digest('hex').slice(0, 16);
+
+function planBuild({ libtorch, nativeDir, buildDir, env = process.env }: BuildOptions): Plan {
+  const native = nativeDir ?? join(packageRoot, 'native');
+  const addon = addonPath(libtorch, buildDir);
+  const nodeHeaders = (createRequire(import.meta.url)('node-api-headers') as { include_dir: string }).include_dir;
+  const mac = process.platform === 'darwin';
+  const compileFlags = [
+    '-O2',
+    '-std=c++20',
+    '-fPIC',
+    '-Wall',
+    // Without it ATen's parallel_for, a template in its headers, would run on one thread.
+    ...(mac ? [] : ['-fopenmp']),
+    ...(mac ? [] : [`-D_GLIBCXX_USE_CXX11_ABI=${libtorch.cxx11Abi ? 1 : 0}`]),
+    ...(libtorch.cuda ? ['-DNEVA_CUDA=1'] : []),
+    // -isystem: the warnings of torch's headers are not ours.
+    ...[...libtorch.includeDirs, nodeHeaders].flatMap((folder) => ['-isystem', folder]),
+  ];
+  const linkFlags = [
+    ...(mac ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-fopenmp']),
+    `-L${libtorch.libDir}`,
+    `-Wl,-rpath,${libtorch.libDir}`,
+    // Nothing of ours names a symbol of the CUDA libraries: as-needed linking would leave their kernels out.
+    ...(libtorch.cuda ? ['-Wl,--no-as-needed', '-ltorch_cuda', '-lc10_cuda'] : []),
+    '-ltorch_cpu',
+    '-lc10',
+  ];
+  const key = digest([env.CXX ?? '', libtorch.version, ...compileFlags]);
+  const names = existsSync(native) ? readdirSync(native).sort() : [];
+  const changedAt = (name: string) => statSync(join(native, name)).mtimeMs;
+  const headersChanged = Math.max(0, ...names.filter((name) => /\.(h|hpp)$/.test(name)).map(changedAt));
+  const files = names
+    .filter((name) => name.endsWith('.cpp'))
+    .map((name) => ({
+      source: join(native, name),
+      object: join(addon.replace(/\.node$/, '-objects'), `${basename(name, '.cpp')}-${key}.o`),
+      changed: Math.max(headersChanged, changedAt(name)),
+    }));
+  const linkKey = digest([key, ...linkFlags, ...files.map((file) => file.object)]);
+  return { addon, stamp: `${addon}.stamp`, linkKey, files, compileFlags, linkFlags };
+}
+
+const modifiedAt = (path: string) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? -1;
+
+const isCompiled = ({ object, changed }: ObjectFile) => modifiedAt(object) >= changed;
+
+function isLinked({ addon, stamp, linkKey, files }: Plan): boolean {
+  if (!existsSync(stamp) || readFileSync(stamp, 'utf8').trim() !== linkKey) return false;
+  const linked = modifiedAt(addon);
+  return files.every((file) => isCompiled(file) && modifiedAt(file.object) <= linked);
+}
+
+/** True when the addon exists and nothing that it was built from has changed since. */
+export function addonIsCurrent(options: BuildOptions): boolean {
+  return isLinked(planBuild(options));
+}
+
+/** Builds what is missing or out of date and returns the addon's path; nothing is run when it is current. */
+export async function buildAddon(options: BuildOptions): Promise<string> {
+  const { env = process.env, say = () => {} } = options;
+  const plan = planBuild(options);
+  if (isLinked(plan)) return plan.addon;
+  if (plan.files.length === 0) throw new Error(`no C++ sources in ${options.nativeDir ?? join(packageRoot, 'native')}`);
+  const compiler = findCompiler(env);
+  if (!compiler) {
+    throw mistake({
+      where: 'addon',
+      problem: 'there is no C++ compiler to build it with',
+      expected: 'g++ 11 or clang++ 14, or newer, on PATH or named by CXX',
+      fix: installCommand('compiler', env),
+    });
+  }
+  makeObjectFolder(dirname(plan.files[0]!.object));
+  const stale = plan.files.filter((file) => !isCompiled(file));
+  if (stale.length > 0) say(`Building the addon for torch ${options.libtorch.version}: ${stale.length} C++ files`);
+  const startedAt = performance.now();
+  await inTurn(stale, Math.min(2, availableParallelism()), async (file) => {
+    const fileStartedAt = performance.now();
+    const input = ['-c', file.source];
+    await makeFile(compiler, file.object, [...plan.compileFlags, ...input], basename(file.source));
+    say(`  ${basename(file.source)}  ${seconds(fileStartedAt)}`);
+  });
+  const objects = plan.files.map((file) => file.object);
+  await makeFile(compiler, plan.addon, [...objects, ...plan.linkFlags], basename(plan.addon));
+  writeFileAtomic(plan.stamp, `${plan.linkKey}\n`);
+  say(`  ${basename(plan.addon)} built in ${seconds(startedAt)}`);
+  return plan.addon;
+}
+
+/**
+ * Finds or fetches LibTorch and builds the addon if it is not current: what every verb that computes does first.
+ * Says nothing when there is nothing to do.
+ */
+export async function ensureAddon(say: (line: string) => void, where: Where = {}): Promise<Addon> {
+  const { libtorch: found, passedOver } = findLibtorch(where);
+  if (!found) for (const place of passedOver) say(`LibTorch passed over: ${place}`);
+  const libtorch = found ?? (await fetchLibtorch(say, where));
+  const options: BuildOptions = { libtorch, say };
+  if (where.env) options.env = where.env;
+  return { path: await buildAddon(options), libtorch };
+}
+
+const seconds = (since: number) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
+
+/** Runs `work` over all items, `width` at a time, in order of the list; stops starting new ones after a failure. */
+async function inTurn<T>(items: readonly T[], width: number, work: (item: T) => Promise<void>): Promise<void> {
+  const queue = [...items];
+  const worker = async () => {
+    for (let item = queue.shift(); item !== undefined; item = queue.shift()) {
+      try {
+        await work(item);
+      } catch (error) {
+        queue.length = 0;
+        throw error;
+      }
+    }
+  };
+  const results = await Promise.allSettled(Array.from({ length: width }, worker));
+  for (const result of results) if (result.status === 'rejected') throw result.reason;
+}
+
+/** Has the compiler write `output` beside and renames it; its time is that of the start, so later edits count as newer. */
+async function makeFile(compiler: Compiler, output: string, args: readonly string[], name: string): Promise<void> {
+  const beside = besideName(output);
+  const startedAt = new Date();
+  try {
+    const run = await runProgram(compiler.program, [...compiler.args, ...args, '-o', beside]);
+    if (run.status !== 0) {
+      throw new Error(`${compiler.program} could not build ${name} (status ${run.status}):\n${run.output.trim()}`);
+    }
+    utimesSync(beside, startedAt, startedAt);
+    renameSync(beside, output);
+  } finally {
+    rmSync(beside, { force: true });
+  }
+}
+
+function makeObjectFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw mistake({
+      where: path,
+      problem: `the addon cannot be built there (${(error as NodeJS.ErrnoException).code})`,
+      fix: 'give yourself the right to write there, or run `neva setup` once as the user who owns it',
+    });
+  }
+}

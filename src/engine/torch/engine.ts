@@ -1,0 +1,344 @@
+/** The engine over LibTorch: every method is one to a few ATen calls; shapes and meaning are those of engine.ts. */
+import type {
+  AdamWOptions,
+  AdamWState,
+  AttentionOptions,
+  Capabilities,
+  DType,
+  Engine,
+  HostArray,
+  MemoryFigures,
+  Parameter,
+  Segment,
+  Tensor,
+} from '../engine.ts';
+import * as aten from './aten.generated.ts';
+import { native } from './native.ts';
+import { keep, scope, TorchTensor, torchTensor } from './tensor.ts';
+import { forward, vjp } from './vjp.ts';
+
+export interface TorchOptions {
+  /** 'cpu' or 'cuda:0', … */
+  device: string;
+  /** Threads inside an operator; LibTorch's own choice (all cores) when null. */
+  threads: number | null;
+}
+
+const HOST_DTYPES: readonly (readonly [new (...args: never[]) => HostArray, DType])[] = [
+  [Float32Array, 'float32'],
+  [Float64Array, 'float64'],
+  [Int32Array, 'int32'],
+  [BigInt64Array, 'int64'],
+  [Uint8Array, 'uint8'],
+];
+
+const REDUCE_SUM = 2; // at::Reduction::Sum
+
+export class TorchEngine implements Engine {
+  readonly name = 'torch';
+  readonly device: string;
+  readonly capabilities: Capabilities = {
+    dtypes: ['float32', 'bfloat16', 'float16', 'float64', 'int64', 'int32', 'uint8', 'bool'],
+    flashAttention: true,
+    processGroups: false,
+  };
+  /** AdamW's step count as the fused operator wants it, shared by all parameters. */
+  #stepCount: TorchTensor | null = null;
+
+  constructor({ device, threads }: TorchOptions) {
+    this.device = device;
+    if (threads !== null) native().setThreads(threads);
+    native().setGradEnabled(false); // the tape runs inside `vjp` only
+  }
+
+  // --- memory -------------------------------------------------------------------------------------------------------
+
+  scope = scope;
+  keep = keep;
+
+  memory(): MemoryFigures {
+    const { bytes, peakBytes } = native().memory();
+    return { tensors: native().liveTensors(), bytes, peakBytes };
+  }
+
+  resetPeakMemory(): void {
+    native().resetPeakMemory();
+  }
+
+  // --- gradients ----------------------------------------------------------------------------------------------------
+
+  vjp(segment: Segment, inputs: readonly Tensor[], needs: readonly boolean[]) {
+    return vjp(segment, inputs.map(torchTensor), needs);
+  }
+
+  forward(segment: Segment, inputs: readonly Tensor[]): Tensor[] {
+    return forward(segment, inputs);
+  }
+
+  // --- making and reading -------------------------------------------------------------------------------------------
+
+  tensor(data: HostArray, shape: readonly number[], dtype?: DType): Tensor {
+    const given = HOST_DTYPES.find(([type]) => data instanceof type)![1];
+    const onHost = new TorchTensor(native().fromBytes(data, shape, given));
+    return this.#place(onHost, dtype ?? given);
+  }
+
+  zeros(shape: readonly number[], dtype: DType = 'float32'): Tensor {
+    return aten.zeros(shape, dtype, null, this.device);
+  }
+
+  full(shape: readonly number[], value: number, dtype: DType = 'float32'): Tensor {
+    return aten.full(shape, value, dtype, null, this.device);
+  }
+
+  uniform(shape: readonly number[], low: number, high: number, dtype: DType = 'float32'): Tensor {
+    const tensor = aten.zeros(shape, dtype, null, this.device);
+    aten.uniform_(tensor, low, high);
+    return tensor;
+  }
+
+  normal(shape: readonly number[], mean: number, std: number, dtype: DType = 'float32'): Tensor {
+    const tensor = aten.zeros(shape, dtype, null, this.device);
+    aten.normal_(tensor, mean, std);
+    return tensor;
+  }
+
+  fromFile(path: string, offset: number, shape: readonly number[], dtype: DType): Tensor {
+    return this.#place(new TorchTensor(native().fromFile(path, offset, shape, dtype)), dtype);
+  }
+
+  read(tensor: Tensor): Float32Array | Float64Array | Int32Array | Uint8Array {
+    switch (tensor.dtype) {
+      case 'float32':
+        return new Float32Array(this.#buffer(tensor));
+      case 'float64':
+        return new Float64Array(this.#buffer(tensor));
+      case 'int32':
+        return new Int32Array(this.#buffer(tensor));
+      case 'uint8':
+      case 'bool':
+        return new Uint8Array(this.#buffer(tensor));
+      case 'bfloat16':
+      case 'float16':
+        return this.#readWidened(tensor);
+      case 'int64':
+        return Float64Array.from(new BigInt64Array(this.#buffer(tensor)), Number);
+    }
+  }
+
+  #readWidened(tensor: Tensor): Float32Array {
+    const wide = this.cast(tensor, 'float32');
+    const values = new Float32Array(this.#buffer(wide));
+    wide.dispose();
+    return values;
+  }
+
+  item(tensor: Tensor): number {
+    return native().item(torchTensor(tensor).handle);
+  }
+
+  bytes(tensor: Tensor): Uint8Array {
+    return new Uint8Array(this.#buffer(tensor));
+  }
+
+  assign(target: Tensor, source: Tensor): void {
+    aten.copy_(torchTensor(target), torchTensor(source));
+  }
+
+  // --- randomness ---------------------------------------------------------------------------------------------------
+
+  seed(value: number): void {
+    native().manualSeed(value);
+  }
+
+  rngState(): Uint8Array {
+    return new Uint8Array(native().rngState());
+  }
+
+  setRngState(state: Uint8Array): void {
+    native().setRngState(state);
+  }
+
+  // --- model operations ---------------------------------------------------------------------------------------------
+
+  linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
+    return aten.linear(torchTensor(x), torchTensor(weight), bias && torchTensor(bias));
+  }
+
+  embedding(weight: Tensor, ids: Tensor): Tensor {
+    return aten.embedding(torchTensor(weight), torchTensor(ids));
+  }
+
+  rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+    return aten.rmsNorm(torchTensor(x), torchTensor(weight), eps);
+  }
+
+  layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps: number): Tensor {
+    return aten.layerNorm(torchTensor(x), weight.shape, torchTensor(weight), torchTensor(bias), eps);
+  }
+
+  attention(q: Tensor, k: Tensor, v: Tensor, { causal, scale }: AttentionOptions): Tensor {
+    const [queries, keys] = [q.shape[2]!, k.shape[2]!];
+    const heads = q.shape[1]!;
+    // One query sees every key. LibTorch's is_causal aligns at the first key, so a longer cache needs a mask.
+    const isCausal = causal && queries > 1 && queries === keys;
+    const mask =
+      causal && queries > 1 && queries !== keys
+        ? aten.tril(aten.ones([queries, keys], 'bool', null, this.device), keys - queries)
+        : null;
+    return aten.scaledDotProductAttention(
+      torchTensor(q),
+      repeatGroups(torchTensor(k), heads),
+      repeatGroups(torchTensor(v), heads),
+      mask,
+      0,
+      isCausal,
+      scale ?? null,
+    );
+  }
+
+  rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
+    return aten.rope(torchTensor(x), torchTensor(cos), torchTensor(sin));
+  }
+
+  patchEmbed(pixels: Tensor, weight: Tensor): Tensor {
+    const [outputs, , patch] = weight.shape;
+    const grid = aten.conv2d(torchTensor(pixels), torchTensor(weight), null, [patch!, patch!]); // [N, C, S/p, S/p]
+    return aten.transposeInt(aten.reshape(grid, [pixels.shape[0]!, outputs!, -1]), 1, 2);
+  }
+
+  silu(x: Tensor): Tensor {
+    return aten.silu(torchTensor(x));
+  }
+
+  siluMul(gate: Tensor, up: Tensor): Tensor {
+    return aten.mulTensor(aten.silu(torchTensor(gate)), torchTensor(up));
+  }
+
+  gelu(x: Tensor): Tensor {
+    return aten.gelu(torchTensor(x));
+  }
+
+  quickGelu(x: Tensor): Tensor {
+    const own = torchTensor(x);
+    return aten.mulTensor(own, aten.sigmoid(aten.mulScalar(own, 1.702)));
+  }
+
+  crossEntropy(logits: Tensor, targets: Tensor): Tensor {
+    const wide = logits.dtype === 'float32' || logits.dtype === 'float64' ? logits : this.cast(logits, 'float32');
+    const indices = targets.dtype === 'int64' ? targets : this.cast(targets, 'int64');
+    return aten.crossEntropyLoss(torchTensor(wide), torchTensor(indices), null, REDUCE_SUM);
+  }
+
+  add(a: Tensor, b: Tensor): Tensor {
+    return aten.addTensor(torchTensor(a), torchTensor(b));
+  }
+
+  mul(a: Tensor, b: Tensor): Tensor {
+    return aten.mulTensor(torchTensor(a), torchTensor(b));
+  }
+
+  scale(x: Tensor, factor: number): Tensor {
+    return aten.mulScalar(torchTensor(x), factor);
+  }
+
+  cast(x: Tensor, dtype: DType): Tensor {
+    return aten._toCopy(torchTensor(x), dtype);
+  }
+
+  reshape(x: Tensor, shape: readonly number[]): Tensor {
+    return aten.reshape(torchTensor(x), shape);
+  }
+
+  transpose(x: Tensor, dimA: number, dimB: number): Tensor {
+    return aten.transposeInt(torchTensor(x), dimA, dimB);
+  }
+
+  expand(x: Tensor, shape: readonly number[]): Tensor {
+    return aten.expand(torchTensor(x), shape);
+  }
+
+  slice(x: Tensor, dim: number, start: number, end: number): Tensor {
+    return aten.sliceTensor(torchTensor(x), dim, start, end);
+  }
+
+  concat(xs: readonly Tensor[], dim: number): Tensor {
+    return aten.cat(xs.map(torchTensor), dim);
+  }
+
+  gatherRows(x: Tensor, indices: Tensor): Tensor {
+    return aten.indexSelect(torchTensor(x), 0, torchTensor(indices));
+  }
+
+  scatterRows(base: Tensor, indices: Tensor, rows: Tensor): Tensor {
+    const long = indices.dtype === 'int64' ? indices : this.cast(indices, 'int64');
+    return aten.indexCopy(torchTensor(base), 0, torchTensor(long), torchTensor(rows));
+  }
+
+  argmax(x: Tensor): Tensor {
+    return aten.argmax(torchTensor(x), -1);
+  }
+
+  // --- updating -----------------------------------------------------------------------------------------------------
+
+  globalNorm(grads: readonly Tensor[]): number {
+    const norm = this.scope(() => {
+      const norms = aten._foreachNormScalar(grads.map(torchTensor), 2, 'float32');
+      return aten.linalgVectorNorm(aten.stack(norms));
+    });
+    const value = this.item(norm);
+    norm.dispose();
+    return value;
+  }
+
+  adamW(parameters: readonly Parameter[], states: readonly AdamWState[], options: AdamWOptions): void {
+    const { step, lr, betas, eps, weightDecay, gradScale } = options;
+    this.#stepCount ??= keep(aten.full([], 0, 'float32', null, this.device));
+    const count = this.#stepCount;
+    this.scope(() => {
+      aten.copy_(count, aten.full([], step, 'float32', null, this.device));
+      // The operator divides gradients by grad_scale as it reads them: clipping costs no pass of its own.
+      const divisor = gradScale === 1 ? null : aten.full([], 1 / gradScale, 'float32', null, this.device);
+      for (const decay of [true, false]) {
+        const group = parameters.map((_, i) => i).filter((i) => parameters[i]!.decay === decay && parameters[i]!.grad);
+        if (group.length === 0) continue;
+        aten._fusedAdamw_(
+          group.map((i) => torchTensor(parameters[i]!.value)),
+          group.map((i) => torchTensor(parameters[i]!.grad!)),
+          group.map((i) => torchTensor(states[i]!.expAvg)),
+          group.map((i) => torchTensor(states[i]!.expAvgSq)),
+          [],
+          group.map(() => count),
+          lr,
+          betas[0],
+          betas[1],
+          decay ? weightDecay : 0,
+          eps,
+          false,
+          false,
+          divisor,
+        );
+      }
+    });
+  }
+
+  /** On this engine's device and in `dtype`; the given tensor is freed if it had to be copied. */
+  #place(tensor: TorchTensor, dtype: DType): TorchTensor {
+    if (this.device === 'cpu' && tensor.dtype === dtype) return tensor;
+    const placed = aten._toCopy(tensor, dtype, null, this.device);
+    tensor.dispose();
+    return placed;
+  }
+
+  #buffer(tensor: Tensor): ArrayBuffer {
+    return native().readBytes(torchTensor(tensor).handle);
+  }
+}
+
+/** [B, G, U, D] → [B, H, U, D]: each group's keys serve H/G query heads. */
+function repeatGroups(x: TorchTensor, heads: number): TorchTensor {
+  const [batch, groups, length, size] = x.shape as [number, number, number, number];
+  if (groups === heads) return x;
+  const wide = aten.expand(aten.unsqueeze(x, 2), [batch, groups, heads / groups, length, size]);
+  return aten.reshape(wide, [batch, heads, length, size]);
+}

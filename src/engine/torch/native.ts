@@ -1,0 +1,63 @@
+/** The addon as TypeScript sees it (native/addon.cpp holds the same table), and the one place that loads it. */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { UserError } from '../../errors.ts';
+import { addonPath } from './build.ts';
+import { findLibtorch } from './libtorch.ts';
+
+/** A tensor's number in the addon's table. */
+export type Handle = number;
+
+export interface Native {
+  findOperator(name: string): number;
+  operatorSchema(operator: number): string;
+  call(operator: number, ...args: unknown[]): unknown;
+
+  fromBytes(data: ArrayBufferView | ArrayBuffer, shape: readonly number[], dtype: string): Handle;
+  fromFile(path: string, offset: number, shape: readonly number[], dtype: string): Handle;
+  readBytes(tensor: Handle): ArrayBuffer;
+  item(tensor: Handle): number;
+  shape(tensor: Handle): number[];
+  dtype(tensor: Handle): string;
+  device(tensor: Handle): string;
+  free(tensor: Handle): void;
+  liveTensors(): number;
+
+  detach(tensor: Handle): Handle;
+  setRequiresGrad(tensor: Handle, value: boolean): void;
+  requiresGrad(tensor: Handle): boolean;
+  setGradEnabled(enabled: boolean): boolean;
+  /** Dense, and no other tensor shares its memory. */
+  ownsMemory(tensor: Handle): boolean;
+  gradients(outputs: Handle[], gradOutputs: (Handle | null)[], inputs: Handle[]): (Handle | null)[];
+
+  versions(): { torch: string; cuda: boolean; cpuCapability: string };
+  setThreads(count: number): void;
+  threads(): number;
+  manualSeed(seed: number): void;
+  rngState(): ArrayBuffer;
+  setRngState(state: Uint8Array): void;
+  memory(): { bytes: number; peakBytes: number; cachedBytes: number };
+  resetPeakMemory(): void;
+}
+
+let loaded: Native | null = null;
+
+/** Loads the built addon, once a process. Throws a user error with the command that builds it when it is not there. */
+export function loadNative(): Native {
+  if (loaded) return loaded;
+  const { libtorch } = findLibtorch();
+  const path = libtorch && addonPath(libtorch);
+  if (!path || !existsSync(path)) {
+    throw new UserError(
+      `the torch engine is not built yet (${path ? `${path} is missing` : 'LibTorch was not found'}); run: npx neva setup`,
+    );
+  }
+  loaded = createRequire(import.meta.url)(path) as Native;
+  return loaded;
+}
+
+/** The addon, after `loadNative`. */
+export function native(): Native {
+  return loaded ?? loadNative();
+}

@@ -1,0 +1,167 @@
+/**
+ * LLaMA (Touvron et al. 2023; Hugging Face LlamaForCausalLM): RMSNorm, rotary positions, grouped-query attention,
+ * SwiGLU, no biases. Written as the segments that the walk goes through: embedding is joined with the image features in
+ * neva.ts, each block is a segment, and final norm, head and loss are the last one.
+ */
+import type { Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
+import { normal, ones, ParameterMaker, type WeightSource } from './parameters.ts';
+import type { LlamaShape } from './shapes.ts';
+
+/** Rotary tables for positions 0 … T−1, each [T, D/2] float32. */
+export interface RotaryTables {
+  cos: Tensor;
+  sin: Tensor;
+}
+
+/** Keys and values [B, G, U, D] of the positions already seen, one per block. */
+export interface BlockCache {
+  keys: Tensor | null;
+  values: Tensor | null;
+}
+
+interface BlockParameters {
+  inputNorm: Parameter;
+  query: Parameter;
+  key: Parameter;
+  value: Parameter;
+  output: Parameter;
+  postAttentionNorm: Parameter;
+  gate: Parameter;
+  up: Parameter;
+  down: Parameter;
+}
+
+const PREFIX = 'language_model.';
+/** LLaMA's initializer_range. */
+const INIT_STD = 0.02;
+
+export class Llama {
+  readonly shape: LlamaShape;
+  readonly parameters: readonly Parameter[];
+  readonly embedding: Parameter;
+  readonly blocks: readonly LlamaBlock[];
+  readonly finalNorm: Parameter;
+  /** The embedding itself when the two are tied. */
+  readonly head: Parameter;
+  readonly #engine: Engine;
+  #tables: (RotaryTables & { length: number }) | null = null;
+
+  constructor(engine: Engine, shape: LlamaShape, source: WeightSource | null = null) {
+    const maker = new ParameterMaker(engine, source);
+    this.#engine = engine;
+    this.shape = shape;
+    this.embedding = maker.make(
+      `${PREFIX}model.embed_tokens.weight`,
+      [shape.vocabSize, shape.hiddenSize],
+      normal(INIT_STD),
+    );
+    this.blocks = Array.from({ length: shape.numLayers }, (_, i) => new LlamaBlock(shape, i, maker));
+    this.finalNorm = maker.make(`${PREFIX}model.norm.weight`, [shape.hiddenSize], ones);
+    this.head = shape.tiedEmbeddings
+      ? this.embedding
+      : maker.make(`${PREFIX}lm_head.weight`, [shape.vocabSize, shape.hiddenSize], normal(INIT_STD));
+    this.parameters = maker.made;
+  }
+
+  /** Rotary tables for positions start … end−1; kept and grown as longer sequences come. */
+  rotary(start: number, end: number): RotaryTables {
+    if (!this.#tables || this.#tables.length < end) {
+      const length = Math.max(end, Math.min(2 * end, this.shape.maxPositions));
+      this.#tables?.cos.dispose();
+      this.#tables?.sin.dispose();
+      this.#tables = { ...rotaryTables(this.#engine, this.shape, length), length };
+    }
+    const { cos, sin } = this.#tables;
+    return { cos: this.#engine.slice(cos, 0, start, end), sin: this.#engine.slice(sin, 0, start, end) };
+  }
+}
+
+/** Angle of pair i at position t: t · base^(−2i/D). Computed in float64, stored in float32 as Hugging Face does. */
+function rotaryTables(engine: Engine, { headDim, rotaryBase }: LlamaShape, length: number): RotaryTables {
+  const half = headDim / 2;
+  const cos = new Float32Array(length * half);
+  const sin = new Float32Array(length * half);
+  for (let i = 0; i < half; i++) {
+    const frequency = Math.fround(1 / rotaryBase ** ((2 * i) / headDim));
+    for (let t = 0; t < length; t++) {
+      const angle = Math.fround(t * frequency);
+      cos[t * half + i] = Math.cos(angle);
+      sin[t * half + i] = Math.sin(angle);
+    }
+  }
+  return {
+    cos: engine.keep(engine.tensor(cos, [length, half])),
+    sin: engine.keep(engine.tensor(sin, [length, half])),
+  };
+}
+
+export class LlamaBlock {
+  readonly name: string;
+  readonly parameters: readonly Parameter[];
+  readonly #shape: LlamaShape;
+  readonly #weights: BlockParameters;
+
+  constructor(shape: LlamaShape, index: number, maker: ParameterMaker) {
+    const { hiddenSize: C, ffnHiddenSize: F, headDim: D, numAttentionHeads: H, numQueryGroups: G } = shape;
+    const prefix = `${PREFIX}model.layers.${index}.`;
+    const matrix = (name: string, rows: number, columns: number) =>
+      maker.make(`${prefix}${name}.weight`, [rows, columns], normal(INIT_STD));
+    this.name = `llm block ${index}`;
+    this.#shape = shape;
+    this.#weights = {
+      inputNorm: maker.make(`${prefix}input_layernorm.weight`, [C], ones),
+      query: matrix('self_attn.q_proj', H * D, C),
+      key: matrix('self_attn.k_proj', G * D, C),
+      value: matrix('self_attn.v_proj', G * D, C),
+      output: matrix('self_attn.o_proj', C, H * D),
+      postAttentionNorm: maker.make(`${prefix}post_attention_layernorm.weight`, [C], ones),
+      gate: matrix('mlp.gate_proj', F, C),
+      up: matrix('mlp.up_proj', F, C),
+      down: matrix('mlp.down_proj', C, F),
+    };
+    this.parameters = Object.values(this.#weights);
+  }
+
+  /** The block as a segment of the walk: [B, T, C] → [B, T, C]. */
+  segment(engine: Engine, tables: RotaryTables): Segment {
+    return {
+      name: this.name,
+      parameters: this.parameters,
+      forward: ([hidden]) => [this.forward(engine, hidden!, tables)],
+    };
+  }
+
+  /** hidden [B, T, C] → [B, T, C]; with a cache, T new positions after those it holds (and the cache grows). */
+  forward(engine: Engine, hidden: Tensor, tables: RotaryTables, cache: BlockCache | null = null): Tensor {
+    const w = this.#weights;
+    const eps = this.#shape.normEpsilon;
+    const attended = this.#attention(engine, engine.rmsNorm(hidden, w.inputNorm.value, eps), tables, cache);
+    const middle = engine.add(hidden, attended);
+    const x = engine.rmsNorm(middle, w.postAttentionNorm.value, eps);
+    const gated = engine.siluMul(engine.linear(x, w.gate.value), engine.linear(x, w.up.value)); // [B, T, F]
+    return engine.add(middle, engine.linear(gated, w.down.value));
+  }
+
+  #attention(engine: Engine, x: Tensor, { cos, sin }: RotaryTables, cache: BlockCache | null): Tensor {
+    const { numAttentionHeads: H, numQueryGroups: G, headDim: D } = this.#shape;
+    const [B, T] = x.shape as [number, number, number];
+    const w = this.#weights;
+    const split = (weight: Parameter, heads: number) =>
+      engine.transpose(engine.reshape(engine.linear(x, weight.value), [B, T, heads, D]), 1, 2);
+    const q = engine.rope(split(w.query, H), cos, sin); // [B, H, T, D]
+    let k = engine.rope(split(w.key, G), cos, sin); // [B, G, T, D]
+    let v = split(w.value, G);
+    if (cache) [k, v] = append(engine, cache, k, v);
+    const mixed = engine.attention(q, k, v, { causal: true }); // [B, H, T, D]
+    return engine.linear(engine.reshape(engine.transpose(mixed, 1, 2), [B, T, H * D]), w.output.value);
+  }
+}
+
+function append(engine: Engine, cache: BlockCache, k: Tensor, v: Tensor): [Tensor, Tensor] {
+  const keys = engine.keep(cache.keys ? engine.concat([cache.keys, k], 2) : engine.concat([k], 2));
+  const values = engine.keep(cache.values ? engine.concat([cache.values, v], 2) : engine.concat([v], 2));
+  cache.keys?.dispose();
+  cache.values?.dispose();
+  Object.assign(cache, { keys, values });
+  return [keys, values];
+}

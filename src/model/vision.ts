@@ -1,0 +1,143 @@
+/**
+ * CLIP's vision transformer (Radford et al. 2021; Hugging Face CLIPVisionModel) up to the hidden state that LLaVA takes
+ * its features from: class token, pre-LayerNorm, pre-norm blocks, quick-GELU. Blocks past that state and the
+ * post-LayerNorm are never run, so they are never loaded either.
+ */
+import type { Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
+import { normal, ones, ParameterMaker, type WeightSource, zeros } from './parameters.ts';
+import type { VisionShape } from './shapes.ts';
+
+interface Linear {
+  weight: Parameter;
+  bias: Parameter;
+}
+
+interface BlockParameters {
+  norm1: Linear;
+  query: Linear;
+  key: Linear;
+  value: Linear;
+  output: Linear;
+  norm2: Linear;
+  fc1: Linear;
+  fc2: Linear;
+}
+
+const PREFIX = 'vision_tower.vision_model.';
+const INIT_STD = 0.02;
+
+/** Blocks that run to reach hidden state `selectLayer` of [embeddings, block 1, … block L]. */
+export function blocksUsed({ numLayers, selectLayer }: VisionShape): number {
+  return selectLayer < 0 ? numLayers + 1 + selectLayer : selectLayer;
+}
+
+export class VisionTower {
+  readonly shape: VisionShape;
+  readonly parameters: readonly Parameter[];
+  readonly #engine: Engine;
+  readonly #embeddings: readonly Parameter[];
+  readonly #blocks: readonly VisionBlock[];
+
+  constructor(engine: Engine, shape: VisionShape, source: WeightSource | null = null) {
+    const { hiddenSize: C, imageSize, patchSize, numLayers } = shape;
+    const positions = Math.floor(imageSize / patchSize) ** 2 + 1;
+    const maker = new ParameterMaker(engine, source);
+    this.shape = shape;
+    this.#engine = engine;
+    this.#embeddings = [
+      maker.make(`${PREFIX}embeddings.class_embedding`, [C], normal(INIT_STD)),
+      maker.make(`${PREFIX}embeddings.patch_embedding.weight`, [C, 3, patchSize, patchSize], normal(INIT_STD)),
+      maker.make(`${PREFIX}embeddings.position_embedding.weight`, [positions, C], normal(INIT_STD)),
+      maker.make(`${PREFIX}pre_layrnorm.weight`, [C], ones), // CLIP's own spelling
+      maker.make(`${PREFIX}pre_layrnorm.bias`, [C], zeros),
+    ];
+    const used = Math.min(blocksUsed(shape), numLayers);
+    this.#blocks = Array.from({ length: used }, (_, i) => new VisionBlock(shape, i, maker));
+    this.parameters = maker.made;
+  }
+
+  /** pixels [N, 3, S, S] → features [N, P, C], as the segments of the walk. */
+  segments(): Segment[] {
+    const blocks = this.#blocks.map((block) => ({
+      name: block.name,
+      parameters: block.parameters,
+      forward: ([hidden]: readonly Tensor[]) => [block.forward(this.#engine, hidden!)],
+    }));
+    return [
+      { name: 'vision embeddings', parameters: this.#embeddings, forward: ([pixels]) => [this.#embed(pixels!)] },
+      ...blocks,
+      { name: 'vision features', parameters: [], forward: ([hidden]) => [this.#select(hidden!)] },
+    ];
+  }
+
+  #embed(pixels: Tensor): Tensor {
+    const engine = this.#engine;
+    const [classToken, patchWeight, positions, normWeight, normBias] = this.#embeddings.map(({ value }) => value) as [
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
+    const patches = engine.patchEmbed(pixels, patchWeight); // [N, P, C]
+    const [N, , C] = patches.shape as [number, number, number];
+    const first = engine.expand(engine.reshape(classToken, [1, 1, C]), [N, 1, C]);
+    const hidden = engine.add(engine.concat([first, patches], 1), positions);
+    return engine.layerNorm(hidden, normWeight, normBias, this.shape.normEpsilon);
+  }
+
+  #select(hidden: Tensor): Tensor {
+    return this.#engine.slice(hidden, 1, this.shape.classTokenLength, hidden.shape[1]!);
+  }
+}
+
+class VisionBlock {
+  readonly name: string;
+  readonly parameters: readonly Parameter[];
+  readonly #shape: VisionShape;
+  readonly #weights: BlockParameters;
+
+  constructor(shape: VisionShape, index: number, maker: ParameterMaker) {
+    const { hiddenSize: C, ffnHiddenSize: F } = shape;
+    const prefix = `${PREFIX}encoder.layers.${index}.`;
+    const linear = (name: string, rows: number, columns: number): Linear => ({
+      weight: maker.make(`${prefix}${name}.weight`, [rows, columns], normal(INIT_STD)),
+      bias: maker.make(`${prefix}${name}.bias`, [rows], zeros),
+    });
+    const norm = (name: string): Linear => ({
+      weight: maker.make(`${prefix}${name}.weight`, [C], ones),
+      bias: maker.make(`${prefix}${name}.bias`, [C], zeros),
+    });
+    this.name = `vision block ${index}`;
+    this.#shape = shape;
+    this.#weights = {
+      norm1: norm('layer_norm1'),
+      query: linear('self_attn.q_proj', C, C),
+      key: linear('self_attn.k_proj', C, C),
+      value: linear('self_attn.v_proj', C, C),
+      output: linear('self_attn.out_proj', C, C),
+      norm2: norm('layer_norm2'),
+      fc1: linear('mlp.fc1', F, C),
+      fc2: linear('mlp.fc2', C, F),
+    };
+    this.parameters = Object.values(this.#weights).flatMap(({ weight, bias }: Linear) => [weight, bias]);
+  }
+
+  /** [N, P+1, C] → [N, P+1, C] */
+  forward(engine: Engine, hidden: Tensor): Tensor {
+    const { numAttentionHeads: H, hiddenSize: C, normEpsilon } = this.#shape;
+    const [N, T] = hidden.shape as [number, number, number];
+    const w = this.#weights;
+    const linear = (x: Tensor, { weight, bias }: Linear) => engine.linear(x, weight.value, bias.value);
+    const norm = (x: Tensor, { weight, bias }: Linear) => engine.layerNorm(x, weight.value, bias.value, normEpsilon);
+    const split = (x: Tensor) => engine.transpose(engine.reshape(x, [N, T, H, C / H]), 1, 2);
+
+    const x = norm(hidden, w.norm1);
+    const mixed = engine.attention(split(linear(x, w.query)), split(linear(x, w.key)), split(linear(x, w.value)), {
+      causal: false,
+    });
+    const attended = linear(engine.reshape(engine.transpose(mixed, 1, 2), [N, T, C]), w.output);
+    const middle = engine.add(hidden, attended);
+    return engine.add(middle, linear(engine.quickGelu(linear(norm(middle, w.norm2), w.fc1)), w.fc2));
+  }
+}
