@@ -4,7 +4,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import sharp from 'sharp';
+import sharp, { type Sharp } from 'sharp';
 import { mistake } from '../errors.ts';
 import { problem } from './problem.ts';
 import { type Picture, resample } from './resample.ts';
@@ -69,35 +69,59 @@ async function readLimited(path: string, maxBytes: number): Promise<Buffer> {
   }
 }
 
+/** What libvips can read without running a document renderer. `heif` is AVIF. */
+const FORMATS: ReadonlySet<string> = new Set(['jpeg', 'png', 'webp', 'gif', 'tiff', 'heif']);
+
 /**
  * RGB bytes of an encoded picture, whatever its name says. Orientation tags, colour profiles and alpha are left aside,
- * as Pillow's `convert('RGB')` leaves them.
+ * as Pillow's `convert('RGB')` leaves them; CMYK and 16-bit grey become RGB by Pillow's arithmetic.
  */
 export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PIXELS): Promise<Picture> {
-  const options = { failOn: 'truncated', limitInputPixels: maxPixels, ignoreIcc: true, pages: 1 } as const;
   try {
-    const { data, info } = await sharp(bytes, options)
-      .toColourspace('srgb')
-      .raw()
-      .toBuffer({ resolveWithObject: true });
-    return { data: toRgb(data, info.channels, info.width * info.height), width: info.width, height: info.height };
-  } catch (error) {
-    const { message } = error as Error;
-    if (/pixel limit/i.test(message)) {
-      throw problem('image_too_large', {
-        where: path,
-        problem: 'image has too many pixels',
-        expected: `at most ${maxPixels} pixels`,
-      });
+    const options = { failOn: 'truncated', limitInputPixels: maxPixels, ignoreIcc: true, pages: 1 } as const;
+    const { format, space, channels: stored, width = 0, height = 0 } = await sharp(bytes, options).metadata();
+    if (!FORMATS.has(format ?? '')) throw new Error(`${format} is not taken`);
+    if (width * height > maxPixels) throw new Error('Input image exceeds pixel limit');
+    if (space === 'cmyk')
+      return fromCmyk(await raw(sharp(bytes, options).pipelineColourspace('cmyk').toColourspace('cmyk')));
+    if (space === 'grey16' && stored === 1) {
+      const grey = sharp(bytes, options).pipelineColourspace('grey16').toColourspace('grey16');
+      return fromGrey16(await raw(grey, 'ushort'));
     }
-    throw problem('image_unreadable', {
+    const { data, channels, ...size } = await raw(sharp(bytes, options).toColourspace('srgb'));
+    return { data: toRgb(data, channels, size.width * size.height), ...size };
+  } catch (error) {
+    throw unreadable(error as Error, bytes, path, maxPixels);
+  }
+}
+
+interface Raw extends Picture {
+  channels: number;
+}
+
+async function raw(image: Sharp, depth: 'uchar' | 'ushort' = 'uchar'): Promise<Raw> {
+  const { data, info } = await image.raw({ depth }).toBuffer({ resolveWithObject: true });
+  return { data, width: info.width, height: info.height, channels: info.channels };
+}
+
+function unreadable({ message }: Error, bytes: Uint8Array, path: string, maxPixels: number): Error {
+  if (/pixel limit/i.test(message)) {
+    return problem('image_too_large', {
       where: path,
-      problem: `not a readable image: ${message.split('\n')[0]}`,
-      expected: 'JPEG, PNG, WebP, GIF, TIFF, AVIF or SVG',
-      found: `${bytes.length} bytes beginning ${Buffer.from(bytes.subarray(0, 8)).toString('hex')}`,
-      fix: 'replace the file, or set model.data.on_error=skip',
+      problem: 'image has too many pixels',
+      expected: `at most ${maxPixels} pixels`,
     });
   }
+  return problem('image_unreadable', {
+    where: path,
+    problem: `not a readable image: ${message.split('\n')[0]}`,
+    expected: 'JPEG, PNG, WebP, GIF, TIFF or AVIF',
+    found:
+      bytes.length === 0
+        ? 'an empty file'
+        : `${bytes.length} bytes that begin ${Buffer.from(bytes.subarray(0, 8)).toString('hex')}`,
+    fix: 'replace the file, or set model.data.on_error=skip',
+  });
 }
 
 /** Keeps the first three channels, or repeats the first of one or two. */
@@ -111,6 +135,33 @@ function toRgb(data: Uint8Array, channels: number, pixels: number): Uint8Array {
     out[to + 2] = data[from + blue] as number;
   }
   return out;
+}
+
+/** Ink on paper without a profile: (255 − k) − c·(255 − k)/255. */
+function fromCmyk({ data, width, height, channels }: Raw): Picture {
+  const out = new Uint8Array(width * height * 3);
+  for (let from = 0, to = 0; to < out.length; from += channels, to += 3) {
+    const white = 255 - (data[from + 3] as number);
+    for (let c = 0; c < 3; c++) {
+      const product = (data[from + c] as number) * white + 128;
+      out[to + c] = white - (((product >> 8) + product) >> 8);
+    }
+  }
+  return { data: out, width, height };
+}
+
+/** Pillow cuts 16-bit grey off at 255 where it takes the high byte of 16-bit colour. */
+function fromGrey16({ data, width, height }: Raw): Picture {
+  const wide = new Uint16Array(data.buffer, data.byteOffset, width * height);
+  return {
+    data: toRgb(
+      Uint8Array.from(wide, (value) => Math.min(value, 255)),
+      1,
+      width * height,
+    ),
+    width,
+    height,
+  };
 }
 
 /** CLIPImageProcessor: shortest edge to S, centre crop S × S, ×1/255, normalise → [3, S, S]. */

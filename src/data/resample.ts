@@ -77,10 +77,13 @@ const clip8 = (sum: number) => {
 export function resample(picture: Picture, width: number, height: number, crop: Rectangle): Picture {
   const across = coefficients(picture.width, width, crop.left, crop.width);
   const down = coefficients(picture.height, height, crop.top, crop.height);
-  const firstRow = down.first[0] as number;
-  const lastRow = (down.first[crop.height - 1] as number) + (down.count[crop.height - 1] as number);
+  const sameHeight = height === picture.height;
+  const firstRow = sameHeight ? crop.top : (down.first[0] as number);
+  const lastRow = sameHeight
+    ? crop.top + crop.height
+    : (down.first[crop.height - 1] as number) + (down.count[crop.height - 1] as number);
   const rows = horizontal(picture, firstRow, lastRow, width === picture.width ? crop : null, across, crop.width);
-  if (height === picture.height) return { data: rows, width: crop.width, height: crop.height };
+  if (sameHeight) return { data: rows, width: crop.width, height: crop.height };
   return { data: vertical(rows, firstRow, down, crop.width, crop.height), width: crop.width, height: crop.height };
 }
 
