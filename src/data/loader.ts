@@ -33,7 +33,8 @@ export type FromWorker =
  */
 export async function openLoader(options: DataOptions, start: { consumedSamples: number }): Promise<Loader> {
   const workerData: WorkerStart = { options, consumedSamples: start.consumedSamples };
-  const channel = new Channel(new Worker(new URL('./worker.js', import.meta.url), { workerData }));
+  // Flags of the main thread (--input-type, --inspect-brk, …) are not the worker's.
+  const channel = new Channel(new Worker(new URL('./worker.js', import.meta.url), { workerData, execArgv: [] }));
   const opened = await channel.receive();
   if (opened.type !== 'open') throw new Error(`the data worker began with "${opened.type}"`);
   const loader: Loader = {

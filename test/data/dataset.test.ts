@@ -1,0 +1,140 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import fc from 'fast-check';
+import { openDataset } from '../../src/data/dataset.ts';
+import { openRecords } from '../../src/data/records.ts';
+import { permutation, Sampler } from '../../src/data/sampler.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'neva-dataset-'));
+after(() => rmSync(folder, { recursive: true }));
+
+function file(text: string | Buffer, name = 'data.json'): string {
+  const path = join(folder, name);
+  writeFileSync(path, text);
+  return path;
+}
+function readAll(text: string): unknown[] {
+  const records = openRecords(file(text));
+  try {
+    return Array.from({ length: records.size }, (_, i) => records.read(i));
+  } finally {
+    records.close();
+  }
+}
+
+test('any JSON array and any JSONL is read record by record', () => {
+  fc.assert(
+    fc.property(fc.array(fc.jsonValue(), { maxLength: 12 }), fc.constantFrom(0, 1, 4), (values, indent) => {
+      assert.deepEqual(readAll(JSON.stringify(values, null, indent)), JSON.parse(JSON.stringify(values)));
+      const objects = values.map((value) => ({ value }));
+      const lines = objects.map((value) => JSON.stringify(value)).join(indent ? '\r\n' : '\n');
+      assert.deepEqual(readAll(lines), JSON.parse(JSON.stringify(objects)));
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test('records that cross the boundary of a read are whole', () => {
+  const values = Array.from({ length: 60 }, (_, i) => ({ i, text: `"\\[{,é${'x'.repeat(60_000)}` }));
+  assert.deepEqual(readAll(JSON.stringify(values)), values);
+});
+
+test('a byte-order mark and blank lines are passed over', () => {
+  assert.deepEqual(readAll('\uFEFF[1, 2]'), [1, 2]);
+  assert.deepEqual(readAll('{"a":1}\n\n  \n{"a":2}'), [{ a: 1 }, { a: 2 }]);
+});
+
+test('malformed files are user errors that say where', () => {
+  const cases: [string, RegExp][] = [
+    ['[{"a":1}, ', /ends inside the array/],
+    ['[{"a":1} {"b":2}]', /record 0.*not valid JSON/s],
+    ['[1,,2]', /empty element/],
+    ['[1,2,]', /empty element/],
+    ['[1] x', /after the end/],
+    ['{"a":', /record 0.*not valid JSON/s],
+    ['not json', /record 0.*not valid JSON/s],
+  ];
+  for (const [text, message] of cases) assert.throws(() => readAll(text), { userError: true, message }, text);
+  assert.throws(() => openRecords(folder), { userError: true, message: /is a folder/ });
+  assert.throws(() => openDataset(file('[]')), { userError: true, message: /holds no records/ });
+  assert.throws(() => openDataset(file('')), { userError: true, message: /holds no records/ });
+});
+
+const turns = [
+  { from: 'human', value: '<image>\nWhat?' },
+  { from: 'gpt', value: 'That.' },
+];
+const get = (record: unknown) => {
+  const dataset = openDataset(file(JSON.stringify([record])));
+  try {
+    return dataset.get(0);
+  } finally {
+    dataset.close();
+  }
+};
+
+test('good records', () => {
+  assert.deepEqual(get({ id: 7, image: 'a.png', conversations: turns }).images, ['a.png']);
+  assert.equal(get({ id: 7, image: 'a.png', conversations: turns }).id, '7');
+  assert.equal(get({ image: ['a.png'], conversations: turns }).id, '0');
+  const leading = [{ from: 'gpt', value: 'Hi.' }, ...turns];
+  assert.equal(get({ id: 'a', image: 'a.png', conversations: leading }).turns.length, 2);
+  assert.equal(get({ id: 'a', image: 'a.png', conversations: turns, system: 'Be brief.' }).system, 'Be brief.');
+});
+
+test('a bad record is named with its key, what was expected and what was found', () => {
+  const cases: [unknown, string, RegExp][] = [
+    ['text', 'record', /record 0: not a record/],
+    [[1], 'record', /not a record/],
+    [{ id: 'x' }, 'record', /\(id x\): conversations: missing/],
+    [{ id: 'x', conversations: 'hello' }, 'record', /conversations: not a list[\s\S]*found: +hello/],
+    [{ conversations: [] }, 'record', /no question with an answer/],
+    [{ conversations: [turns[0]] }, 'record', /no question with an answer/],
+    [{ conversations: [turns[0], turns[0]] }, 'record', /do not alternate at turn 1/],
+    [{ conversations: [{ from: 'cat', value: '' }, turns[1]] }, 'record', /conversations\[0\]\.from: unknown speaker/],
+    [{ conversations: [{ from: 'human', value: 3 }, turns[1]] }, 'record', /conversations\[0\]\.value: not a text/],
+    [{ conversations: [null, turns[1]] }, 'record', /conversations\[0\]: not a turn/],
+    [{ conversations: turns }, 'image_count', /expected: 1 image,/],
+    [{ image: ['a', 'b'], conversations: turns }, 'image_count', /found: +2/],
+    [{ image: 3, conversations: turns }, 'record', /image: not a path/],
+    [{ image: '', conversations: turns }, 'record', /image: not a path/],
+    [{ image: 'a', system: 3, conversations: turns }, 'record', /system: not a text/],
+  ];
+  for (const [record, kind, message] of cases) {
+    assert.throws(() => get(record), { kind, userError: true, message }, JSON.stringify(record));
+  }
+});
+
+test('a permutation is one, depends on the seed alone, and is close to uniform', () => {
+  fc.assert(
+    fc.property(fc.nat(300), fc.nat(), (size, seed) => {
+      const order = permutation(size, seed);
+      assert.deepEqual(
+        [...order].sort((a, b) => a - b),
+        Array.from({ length: size }, (_, i) => i),
+      );
+      assert.deepEqual(order, permutation(size, seed));
+    }),
+  );
+  const counts = new Array(24).fill(0);
+  for (let seed = 0; seed < 24_000; seed++) {
+    const [a, b, c] = permutation(4, seed) as unknown as [number, number, number];
+    counts[
+      a * 6 + (b - (b > a ? 1 : 0)) * 2 + (c > [0, 1, 2, 3].find((d) => d !== a && d !== b && d !== c)! ? 1 : 0)
+    ]++;
+  }
+  // χ² with 23 degrees of freedom: 60 is beyond p = 0.0001.
+  assert.ok(counts.reduce((sum, count) => sum + (count - 1000) ** 2 / 1000, 0) < 60, String(counts));
+});
+
+test('the sampler is a pure function of its position', () => {
+  for (const kind of ['cyclic', 'single'] as const) {
+    const options = { kind, size: 23, globalBatchSize: 5, seed: 3 };
+    const forward = new Sampler(options);
+    const batches = Array.from({ length: 14 }, (_, i) => forward.batch(i * 5));
+    for (let i = 13; i >= 0; i--) assert.deepEqual(new Sampler(options).batch(i * 5), batches[i]);
+  }
+});

@@ -1,0 +1,220 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { type DataOptions, type MetProblem, openLoader } from '../../src/data/loader.ts';
+import { Pipeline } from '../../src/data/pipeline.ts';
+import type { GlobalBatch } from '../../src/data/types.ts';
+import { packageRoot } from '../../src/root.ts';
+
+const fixtures = join(packageRoot, 'test', 'fixtures', 'data');
+const folder = mkdtempSync(join(tmpdir(), 'neva-loader-'));
+after(() => rmSync(folder, { recursive: true }));
+
+const PICTURES = ['rgb.png', 'photo.jpg', 'odd.png', 'grey.png', 'rgba.png'];
+const record = (i: number) => ({
+  id: `r${i}`,
+  ...(i % 4 === 3 ? {} : { image: PICTURES[i % 5] }),
+  conversations: [
+    { from: 'human', value: i % 4 === 3 ? `What is ${i}?` : `<image>\nHow many ${'dogs '.repeat(i % 3)}?` },
+    { from: 'gpt', value: `There are ${i}.` },
+  ],
+});
+
+function write(name: string, records: unknown[]): string {
+  const path = join(folder, name);
+  writeFileSync(path, JSON.stringify(records));
+  return path;
+}
+
+function options(overrides: Partial<DataOptions> = {}): DataOptions {
+  return {
+    dataPath: write(
+      'good.json',
+      Array.from({ length: 11 }, (_, i) => record(i)),
+    ),
+    imageFolder: join(fixtures, 'images'),
+    tokenizerFolder: join(fixtures, 'tokenizer-new'),
+    template: 'v1',
+    maxLength: 256,
+    imageSize: 28,
+    featuresPerImage: 4,
+    aspect: 'square',
+    useImStartEnd: false,
+    microBatchSize: 2,
+    globalBatchSize: 4,
+    dataParallelRank: 0,
+    dataParallelSize: 1,
+    seed: 7,
+    dataloaderType: 'cyclic',
+    prefetchBatches: 2,
+    onError: 'error',
+    ...overrides,
+  };
+}
+
+async function take(given: DataOptions, consumedSamples: number, count: number) {
+  const loader = await openLoader(given, { consumedSamples });
+  const batches: GlobalBatch[] = [];
+  const problems: MetProblem[] = [];
+  loader.onProblem = (problem) => problems.push(problem);
+  try {
+    for await (const batch of loader) {
+      batches.push(batch);
+      if (batches.length === count) break;
+    }
+  } finally {
+    await loader.close();
+  }
+  return { batches, problems, size: loader.size };
+}
+const names = (batches: GlobalBatch[]) =>
+  batches.map(({ microBatches }) => microBatches.flatMap(({ records }) => records));
+
+test('batches cross the thread whole, and an epoch leaves out its incomplete last batch', async () => {
+  const { batches, size } = await take(options(), 0, 5);
+  assert.equal(size, 11);
+  assert.deepEqual(
+    batches.map(({ epoch }) => epoch),
+    [0, 0, 1, 1, 2],
+  );
+  assert.deepEqual(
+    batches.map(({ consumedSamples }) => consumedSamples),
+    [4, 8, 12, 16, 20],
+  );
+  assert.equal(new Set(names(batches.slice(0, 2)).flat()).size, 8);
+  assert.notDeepEqual(names(batches.slice(0, 2)), names(batches.slice(2, 4)));
+  for (const { microBatches, labelTokens } of batches) {
+    assert.equal(microBatches.length, 2);
+    assert.equal(
+      labelTokens,
+      microBatches.reduce((sum, { labelRows }) => sum + labelRows.length, 0),
+    );
+    for (const micro of microBatches) {
+      assert.equal(micro.ids.length, micro.batch * micro.length);
+      assert.equal(micro.length, Math.max(...micro.lengths));
+      assert.equal(micro.pixels.length, micro.imageCount * 3 * 28 * 28);
+      assert.equal(micro.imageRows.length, micro.imageCount * 4);
+      for (const row of micro.imageRows) assert.equal(micro.ids[row], 0);
+      micro.labelRows.forEach((row, i) => assert.equal(micro.ids[row + 1], micro.labelTargets[i]));
+    }
+  }
+});
+
+test('starting from a position gives the rest of the same order', async () => {
+  const whole = await take(options(), 0, 5);
+  const rest = await take(options(), 8, 3);
+  assert.deepEqual(rest.batches, whole.batches.slice(2));
+});
+
+test('ranks share out the same global batch', async () => {
+  const alone = await take(options(), 0, 3);
+  const ranks = await Promise.all(
+    [0, 1].map((dataParallelRank) => take(options({ dataParallelRank, dataParallelSize: 2 }), 0, 3)),
+  );
+  alone.batches.forEach(({ microBatches }, step) => {
+    assert.deepEqual(
+      ranks.map(({ batches }) => batches[step]?.microBatches[0]),
+      microBatches,
+    );
+  });
+});
+
+test('single goes through the file in order and round', async () => {
+  const { batches } = await take(options({ dataloaderType: 'single' }), 0, 3);
+  assert.deepEqual(
+    names(batches).flat(),
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0].map((i) => `r${i}`),
+  );
+});
+
+const spoiled = Array.from({ length: 8 }, (_, i) => (i === 2 ? { ...record(2), image: 'none.png' } : record(i)));
+
+test('a bad record ends the run with a user error that names file, record and picture', async () => {
+  const given = options({ dataPath: write('bad.json', spoiled), dataloaderType: 'single' });
+  await assert.rejects(take(given, 0, 2), (error: Error & { userError?: boolean; kind?: string }) => {
+    assert.ok(error.userError);
+    assert.equal(error.kind, 'image_missing');
+    for (const part of ['bad.json', 'record 2', 'r2', 'none.png'])
+      assert.ok(error.message.includes(part), error.message);
+    return true;
+  });
+});
+
+test('skip leaves a bad record out, replace takes the next; both are reported', async () => {
+  const dataPath = write('bad.json', spoiled);
+  const skipped = await take(options({ dataPath, dataloaderType: 'single', onError: 'skip' }), 0, 2);
+  assert.deepEqual(names(skipped.batches)[0], ['r0', 'r1', 'r3']);
+  assert.deepEqual(
+    skipped.problems.map(({ kind }) => kind),
+    ['image_missing'],
+  );
+  const replaced = await take(options({ dataPath, dataloaderType: 'single', onError: 'replace' }), 0, 2);
+  assert.deepEqual(names(replaced.batches)[0], ['r0', 'r1', 'r3', 'r3']);
+  assert.deepEqual(
+    replaced.problems.map(({ kind }) => kind),
+    ['image_missing'],
+  );
+});
+
+test('wrong options are refused when the loader opens', async () => {
+  const wrong: [Partial<DataOptions>, RegExp][] = [
+    [{ dataPath: join(folder, 'none.json') }, /none\.json: cannot read/],
+    [{ tokenizerFolder: folder }, /no tokenizer/],
+    [{ template: 'v9' }, /unknown conversation template/],
+    [{ globalBatchSize: 3 }, /not a multiple/],
+    [{ globalBatchSize: 12 }, /fewer records/],
+  ];
+  for (const [overrides, message] of wrong) {
+    await assert.rejects(openLoader(options(overrides), { consumedSamples: 0 }), { userError: true, message });
+  }
+});
+
+test('a closed or forgotten loader does not keep the process alive', () => {
+  for (const end of ['await loader.close();', '']) {
+    const script = `
+      import { openLoader } from ${JSON.stringify(new URL('../../src/data/loader.js', import.meta.url).href)};
+      const loader = await openLoader(${JSON.stringify(options())}, { consumedSamples: 0 });
+      for await (const batch of loader) { console.log(batch.consumedSamples); break; }
+      ${end}`;
+    const out = execFileSync(process.execPath, ['--input-type=module', '-e', script], {
+      timeout: 20_000,
+      encoding: 'utf8',
+    });
+    assert.equal(out.trim(), '4');
+  }
+});
+
+test('start and end tokens stand around the picture when asked for', async () => {
+  const pipeline = new Pipeline(options({ useImStartEnd: true, imStartId: 600, imEndId: 601 }));
+  const { example } = await pipeline.sample(0);
+  const start = example.imageStarts[0] as number;
+  assert.deepEqual([...example.ids.slice(start - 1, start + 5)], [600, 0, 0, 0, 0, 601]);
+  pipeline.close();
+});
+
+test('a record cut before its answer, or through its picture, is a problem of its own kind', async () => {
+  const pipeline = (maxLength: number) => new Pipeline(options({ maxLength }));
+  await assert.rejects(pipeline(20).sample(0), { kind: 'image_cut', userError: true });
+  const whole = (await pipeline(256).sample(0)).example;
+  const answer = whole.labels.findIndex((label) => label !== -100);
+  await assert.rejects(pipeline(answer).sample(0), { kind: 'no_labels' });
+  const cut = (await pipeline(answer + 2).sample(0)).example;
+  assert.deepEqual([...cut.ids], [...whole.ids.slice(0, answer + 2)]);
+});
+
+test('no path leads out of the image folder', async () => {
+  for (const image of ['../images.json', '/etc/passwd', 'a/../../x.png', 'http://host/a.png', '.', '..']) {
+    const dataPath = write(
+      'outside.json',
+      Array.from({ length: 4 }, () => ({ ...record(0), image })),
+    );
+    await assert.rejects(
+      new Pipeline(options({ dataPath })).sample(0),
+      { kind: 'image_outside', userError: true },
+      image,
+    );
+  }
+});
