@@ -42,7 +42,7 @@ function functionFor(name, schema) {
     .split(/, (?![^[(]*[\])])/)
     .filter((item) => item !== '*' && item !== '')
     .map(parameter);
-  const inPlace = returns.includes('!');
+  const inPlace = returns.includes('!') || returns === '()';
   const many = returns.startsWith('Tensor[]') || returns.startsWith('(');
   // aten::add_.Tensor → addTensor_: PyTorch's mark of an in-place operator stays last.
   const [, base, mark, overload = ''] = /^\w+::(\w+?)(_?)(?:\.(\w+))?$/.exec(name);

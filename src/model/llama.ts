@@ -123,16 +123,16 @@ export class LlamaBlock {
   }
 
   /** The block as a segment of the walk: [B, T, C] → [B, T, C]. */
-  segment(engine: Engine, tables: RotaryTables): Segment {
+  segment(engine: Engine, tables: RotaryTables, cache: BlockCache | null = null): Segment {
     return {
       name: this.name,
       parameters: this.parameters,
-      forward: ([hidden]) => [this.forward(engine, hidden!, tables)],
+      forward: ([hidden]) => [this.#forward(engine, hidden!, tables, cache)],
     };
   }
 
-  /** hidden [B, T, C] → [B, T, C]; with a cache, T new positions after those it holds (and the cache grows). */
-  forward(engine: Engine, hidden: Tensor, tables: RotaryTables, cache: BlockCache | null = null): Tensor {
+  /** With a cache, the T positions of `hidden` [B, T, C] come after those it holds, and it grows by them. */
+  #forward(engine: Engine, hidden: Tensor, tables: RotaryTables, cache: BlockCache | null): Tensor {
     const w = this.#weights;
     const eps = this.#shape.normEpsilon;
     const attended = this.#attention(engine, engine.rmsNorm(hidden, w.inputNorm.value, eps), tables, cache);

@@ -239,8 +239,8 @@ export function linalgVectorNorm(self: TorchTensor, ord?: Scalar, dim?: readonly
 
 const _fusedAdamw_Operator = operator('aten::_fused_adamw_');
 /** aten::_fused_adamw_(Tensor(a!)[] self, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, Tensor(e!)[] max_exp_avg_sqs, Tensor[] state_steps, *, float lr, float beta1, float beta2, float weight_decay, float eps, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None) -> () */
-export function _fusedAdamw_(self: readonly TorchTensor[], grads: readonly TorchTensor[], expAvgs: readonly TorchTensor[], expAvgSqs: readonly TorchTensor[], maxExpAvgSqs: readonly TorchTensor[], stateSteps: readonly TorchTensor[], lr: number, beta1: number, beta2: number, weightDecay: number, eps: number, amsgrad: boolean, maximize: boolean, gradScale?: TorchTensor | null, foundInf?: TorchTensor | null): TorchTensor[] {
-  return wrapAll(_fusedAdamw_Operator(handles(self), handles(grads), handles(expAvgs), handles(expAvgSqs), handles(maxExpAvgSqs), handles(stateSteps), lr, beta1, beta2, weightDecay, eps, amsgrad, maximize, gradScale && gradScale.handle, foundInf && foundInf.handle));
+export function _fusedAdamw_(self: readonly TorchTensor[], grads: readonly TorchTensor[], expAvgs: readonly TorchTensor[], expAvgSqs: readonly TorchTensor[], maxExpAvgSqs: readonly TorchTensor[], stateSteps: readonly TorchTensor[], lr: number, beta1: number, beta2: number, weightDecay: number, eps: number, amsgrad: boolean, maximize: boolean, gradScale?: TorchTensor | null, foundInf?: TorchTensor | null): void {
+  _fusedAdamw_Operator(handles(self), handles(grads), handles(expAvgs), handles(expAvgSqs), handles(maxExpAvgSqs), handles(stateSteps), lr, beta1, beta2, weightDecay, eps, amsgrad, maximize, gradScale && gradScale.handle, foundInf && foundInf.handle);
 }
 
 const rmsNormOperator = operator('neva::rms_norm');

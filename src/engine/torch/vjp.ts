@@ -27,7 +27,7 @@ export function vjp(segment: Segment, inputs: readonly TorchTensor[], needs: rea
 
   const drop = () => {
     for (const output of outputs) output.dispose();
-    leaves.forEach((leaf, i) => needs[i] && leaf.dispose());
+    for (const leaf of leaves) if (!inputs.includes(leaf)) leaf.dispose();
   };
 
   const backward = (gradOutputs: readonly (Tensor | null)[]): (Tensor | null)[] => {

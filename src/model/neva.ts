@@ -1,0 +1,140 @@
+/**
+ * The whole model as one list of segments: vision tower · projector · embedding and splice · blocks · norm, head, loss.
+ * Every segment takes what the one before gave; what is frozen, recomputed or on another device is the walk's business.
+ */
+import type { Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
+import { type BlockCache, Llama } from './llama.ts';
+import type { WeightSource } from './parameters.ts';
+import { Projector } from './projector.ts';
+import type { NevaShape } from './shapes.ts';
+import { VisionTower } from './vision.ts';
+
+/** One micro batch as the model takes it (shape letters: engine.ts). */
+export interface ModelInput {
+  batch: number;
+  length: number;
+  /** [B, T]; 0 where an image feature goes. */
+  ids: Int32Array;
+  /** [N, 3, S, S] */
+  pixels: Float32Array;
+  imageCount: number;
+  imageSize: number;
+  /** [N*P] flat positions b*T+t that the features take. */
+  imageRows: Int32Array;
+}
+
+export interface LabelledInput extends ModelInput {
+  /** [M] flat positions whose next token is in the loss. */
+  labelRows: Int32Array;
+  /** [M] */
+  labelTargets: Int32Array;
+}
+
+/** What the first segment takes (nothing for text alone), and the segments that lead from it to the last one's output. */
+export interface Chain {
+  input: Tensor[];
+  segments: Segment[];
+}
+
+export interface Part {
+  name: 'vision_encoder' | 'projector' | 'llm';
+  parameters: readonly Parameter[];
+}
+
+export class NevaModel {
+  readonly shape: NevaShape;
+  readonly vision: VisionTower;
+  readonly projector: Projector;
+  readonly llm: Llama;
+  readonly #engine: Engine;
+
+  /** Parts without a source start from their initializers, drawn from the engine's generator in this order. */
+  constructor(engine: Engine, shape: NevaShape, sources: { [part in Part['name']]?: WeightSource | null } = {}) {
+    this.#engine = engine;
+    this.shape = shape;
+    this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder);
+    this.projector = new Projector(engine, shape.projector, sources.projector);
+    this.llm = new Llama(engine, shape.llm, sources.llm);
+  }
+
+  get parts(): Part[] {
+    return [
+      { name: 'vision_encoder', parameters: this.vision.parameters },
+      { name: 'projector', parameters: this.projector.parameters },
+      { name: 'llm', parameters: this.llm.parameters },
+    ];
+  }
+
+  get parameters(): Parameter[] {
+    return this.parts.flatMap(({ parameters }) => parameters);
+  }
+
+  /** From pixels and ids to the sum of the losses at the labelled positions (a float32 scalar). */
+  lossChain(input: LabelledInput): Chain {
+    const chain = this.#hiddenChain(input);
+    return { ...chain, segments: [...chain.segments, this.#lossSegment(input)] };
+  }
+
+  /**
+   * Logits [R, V] at flat positions `rows`, without gradients. With caches (one a block), the input is the continuation
+   * at `start` of what they hold, and they grow by it.
+   */
+  logits(input: ModelInput, rows: Int32Array, caches: BlockCache[] | null = null, start = 0): Tensor {
+    const engine = this.#engine;
+    return engine.scope(() => {
+      const chain = this.#hiddenChain(input, caches, start);
+      const [hidden] = chain.segments.reduce((x, segment) => engine.forward(segment, x), chain.input);
+      return this.#logitsAt(hidden!, rows);
+    });
+  }
+
+  #hiddenChain(input: ModelInput, caches: BlockCache[] | null = null, start = 0): Chain {
+    const tables = this.llm.rotary(start, start + input.length);
+    const blocks = this.llm.blocks.map((block, i) => block.segment(this.#engine, tables, caches?.[i] ?? null));
+    if (input.imageCount === 0) return { input: [], segments: [this.#embedSegment(input), ...blocks] };
+    const pixels = this.#engine.tensor(input.pixels, [input.imageCount, 3, input.imageSize, input.imageSize]);
+    return {
+      input: [pixels],
+      segments: [...this.vision.segments(), this.projector.segment(), this.#embedSegment(input), ...blocks],
+    };
+  }
+
+  /** Text embeddings [B, T, C] with the projected features [N, P, C], if any, in their places. */
+  #embedSegment({ ids, batch, length, imageRows }: ModelInput): Segment {
+    const engine = this.#engine;
+    const { embedding } = this.llm;
+    const C = this.llm.shape.hiddenSize;
+    const idTensor = engine.tensor(ids, [batch, length]);
+    const rows = imageRows.length > 0 ? engine.cast(engine.tensor(imageRows, [imageRows.length]), 'int64') : null;
+    return {
+      name: 'embedding',
+      parameters: [embedding],
+      forward: ([features]) => {
+        const text = engine.embedding(embedding.value, idTensor);
+        if (!features || !rows) return [text];
+        const flat = engine.reshape(text, [batch * length, C]);
+        const spliced = engine.scatterRows(flat, rows, engine.reshape(features, [-1, C]));
+        return [engine.reshape(spliced, [batch, length, C])];
+      },
+    };
+  }
+
+  #lossSegment({ labelRows, labelTargets }: LabelledInput): Segment {
+    const engine = this.#engine;
+    const targets = engine.cast(engine.tensor(labelTargets, [labelTargets.length]), 'int64');
+    return {
+      name: 'head and loss',
+      parameters: [this.llm.finalNorm, this.llm.head],
+      forward: ([hidden]) => [engine.crossEntropy(this.#logitsAt(hidden!, labelRows), targets)],
+    };
+  }
+
+  /** Norm and head see only the rows asked for: logits of other positions are never made. */
+  #logitsAt(hidden: Tensor, rows: Int32Array): Tensor {
+    const engine = this.#engine;
+    const { shape, finalNorm, head } = this.llm;
+    const flat = engine.reshape(hidden, [-1, shape.hiddenSize]);
+    const chosen = engine.gatherRows(flat, engine.tensor(rows, [rows.length])); // [R, C]
+    return engine.linear(engine.rmsNorm(chosen, finalNorm.value, shape.normEpsilon), head.value);
+  }
+}

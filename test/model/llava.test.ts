@@ -1,0 +1,143 @@
+/**
+ * The tiny LLaVA of test/tools/llava_reference.py against Hugging Face: logits, loss, every gradient, and twenty AdamW
+ * steps of both stages.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Engine } from '../../src/engine/engine.ts';
+import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
+import type { WeightSource } from '../../src/model/parameters.ts';
+import type { NevaShape } from '../../src/model/shapes.ts';
+import { Optimizer } from '../../src/train/optimizer.ts';
+import { forwardBackward, forwardOnly } from '../../src/train/walk.ts';
+import { assertClose } from '../support/allclose.ts';
+import { readJson, tensorFile } from '../support/fixtures.ts';
+import { torchEngine } from '../support/torch.ts';
+
+const SHAPE: NevaShape = {
+  llm: {
+    numLayers: 3,
+    hiddenSize: 48,
+    ffnHiddenSize: 80,
+    numAttentionHeads: 6,
+    numQueryGroups: 2,
+    headDim: 8,
+    vocabSize: 96,
+    normEpsilon: 1e-5,
+    rotaryBase: 10000,
+    maxPositions: 128,
+    tiedEmbeddings: false,
+  },
+  vision: {
+    imageSize: 28,
+    patchSize: 7,
+    hiddenSize: 32,
+    numLayers: 3,
+    numAttentionHeads: 4,
+    ffnHiddenSize: 64,
+    normEpsilon: 1e-5,
+    selectLayer: -2,
+    classTokenLength: 1,
+  },
+  projector: { type: 'mlp2x_gelu', inputSize: 32, outputSize: 48 },
+};
+
+const engine = torchEngine();
+const reference = readJson('llava/reference.json');
+const tensors = tensorFile(engine, 'llava/reference.safetensors');
+
+function loadModel(engine: Engine): NevaModel {
+  const files = ['vision', 'llm', 'model'].map((folder) => tensorFile(engine, `llava/${folder}/model.safetensors`));
+  const [vision, llm, whole] = files as [(typeof files)[0], (typeof files)[0], (typeof files)[0]];
+  const renamed = (file: typeof vision, rename: (name: string) => string): WeightSource => ({
+    has: (name) => file.has(rename(name)),
+    load: (name) => engine.scope(() => engine.scale(file.load(rename(name)), 1)),
+  });
+  return new NevaModel(engine, SHAPE, {
+    vision_encoder: renamed(vision, (name) => {
+      const bare = name.replace('vision_tower.', '');
+      return vision.has(bare) ? bare : bare.replace('vision_model.', '');
+    }),
+    projector: renamed(whole, (name) => (whole.has(name) ? name : `model.${name}`)),
+    llm: renamed(llm, (name) => name.replace('language_model.', '')),
+  });
+}
+
+function referenceInput(): LabelledInput {
+  const ints = (name: string) => Int32Array.from(tensors.values(name) as ArrayLike<number>);
+  const ids = ints('input_ids').map((id) => (id === reference.image_token ? 0 : id));
+  return {
+    batch: 3,
+    length: 44,
+    ids,
+    pixels: Float32Array.from(tensors.values('pixel_values')),
+    imageCount: 3,
+    imageSize: 28,
+    imageRows: ints('image_rows'),
+    labelRows: ints('label_rows'),
+    labelTargets: ints('label_targets'),
+  };
+}
+
+const input = referenceInput();
+const labels = reference.label_tokens as number;
+
+test('logits at labelled positions', () => {
+  const model = loadModel(engine);
+  const logits = model.logits(input, input.labelRows);
+  assertClose(engine.read(logits), tensors.values('logits'), { relative: 1e-5 }, 'logits');
+});
+
+test('loss and the gradient of every parameter', () => {
+  const model = loadModel(engine);
+  for (const parameter of model.parameters) parameter.trainable = true;
+  const before = engine.memory().tensors;
+  const loss = engine.scope(() => forwardBackward(engine, model.lossChain(input), 1 / labels));
+  assert.ok(Math.abs(engine.item(loss) / labels / reference.loss - 1) < 1e-5);
+  loss.dispose();
+
+  let compared = 0;
+  for (const parameter of model.parameters) {
+    const name = `grad.${parameter.name}`;
+    if (reference.zero_gradients.includes(parameter.name)) continue;
+    assert.ok(parameter.grad, `${parameter.name} has a gradient`);
+    assertClose(engine.read(parameter.grad), tensors.values(name), { relative: 1e-4 }, name);
+    compared += 1;
+  }
+  const used = tensors.names.filter(
+    (name) =>
+      name.startsWith('grad.') &&
+      !reference.unused_parameters.includes(name.slice(5)) &&
+      !reference.zero_gradients.includes(name.slice(5)),
+  );
+  assert.equal(compared, used.length, 'every gradient of the reference was compared');
+  for (const parameter of model.parameters) parameter.grad?.dispose();
+  // The rotary tables are made once and kept.
+  assert.ok(engine.memory().tensors <= before + 2, 'no tensor is left behind by a step');
+});
+
+for (const stage of ['pretrain', 'finetune'] as const) {
+  test(`20 AdamW steps of ${stage}: losses and gradient norms`, () => {
+    const model = loadModel(engine);
+    const { trained, losses, grad_norms } = reference[stage];
+    for (const parameter of model.parameters) {
+      parameter.trainable = trained.some((prefix: string) => parameter.name.startsWith(prefix));
+    }
+    const { lr, betas, eps, weight_decay: weightDecay, clip_grad_norm: clip } = reference.adamw;
+    const trainable = model.parameters.filter((parameter) => parameter.trainable);
+    const optimizer = new Optimizer(engine, trainable, { betas, eps, weightDecay, clip });
+    let live = 0;
+    for (let step = 1; step <= losses.length; step++) {
+      const loss = engine.scope(() => forwardBackward(engine, model.lossChain(input), 1 / labels));
+      const value = engine.item(loss) / labels;
+      loss.dispose();
+      const norm = optimizer.step(step, lr);
+      assert.ok(Math.abs(value / losses[step - 1] - 1) < 1e-4, `loss of step ${step}: ${value} ≠ ${losses[step - 1]}`);
+      assert.ok(Math.abs(norm / grad_norms[step - 1] - 1) < 1e-3, `norm of step ${step}: ${norm}`);
+      if (step === 1) live = engine.memory().tensors;
+      assert.equal(engine.memory().tensors, live, 'live tensors return to their baseline after every step');
+    }
+    const end = engine.scope(() => forwardOnly(engine, model.lossChain(input)));
+    assert.ok(engine.item(end) / labels < losses.at(-1));
+  });
+}
