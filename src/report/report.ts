@@ -1,0 +1,12 @@
+/** What a training run reports through, handed to it by the command line. */
+import type { Logger } from './log.ts';
+import type { MetricsWriter } from './metrics.ts';
+import type { Progress } from './progress.ts';
+
+export interface Report {
+  log: Logger;
+  progress: Progress;
+  metrics: MetricsWriter;
+  /** Aborted by SIGTERM or Ctrl-C: finish the step, save, return `stopped: true`. */
+  stop: AbortSignal;
+}

@@ -1,0 +1,217 @@
+/**
+ * The folder of a run, `<exp_dir>/<name>/version_<n>/`: made exclusively, or found again to go on with.
+ * Other programs read it; DESIGN names its files. The empty file `finished` marks a run that reached its last step.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
+import { stringify } from 'yaml';
+import { mistake } from '../errors.ts';
+import { writeFileAtomic } from '../files.ts';
+
+export interface RunFolderOptions {
+  /** exp_manager.exp_dir; null is neva_experiments. */
+  expDir: string | null;
+  name: string | null;
+  /** Folder below the name; null counts up from version_0. */
+  version: string | null;
+  /** The run folder itself; wins over the three above. */
+  explicitDir: string | null;
+  resumeIfExists: boolean;
+  /** Go on with a run even when it had finished. */
+  resumePastEnd: boolean;
+  /** False: having nothing to resume is a mistake. */
+  resumeIgnoreNoCheckpoint: boolean;
+  /** Checkpoint (or run folder) to go on from when the run folder has none. */
+  resumeFrom: string | null;
+}
+
+export interface RunFolder {
+  readonly dir: string;
+  readonly checkpointsDir: string;
+  readonly logFile: string;
+  readonly metricsFile: string;
+  /** The checkpoint folder to go on from, or null at the beginning. */
+  readonly lastCheckpoint: string | null;
+  /** The optimizer step that `lastCheckpoint` was saved after; 0 without one. */
+  readonly resumedStep: number;
+  /** One line that says which folder this is and why. */
+  readonly notice: string;
+}
+
+const finishedFile = 'finished';
+
+/** Opens the run folder that the options ask for; throws a user error where that would mix two runs. */
+export function openRunFolder(options: RunFolderOptions): RunFolder {
+  const found = options.explicitDir !== null || options.version !== null ? openNamed(options) : openNumbered(options);
+  const run = describe(found.dir, found.resumed ? checkpointOfRun(found.dir) : null, found.notice);
+  if (run.lastCheckpoint) return run;
+  if (options.resumeFrom !== null) {
+    const from = newestCheckpoint(options.resumeFrom);
+    return describe(run.dir, from, `${run.notice}, going on from ${from}`);
+  }
+  return run;
+}
+
+function describe(dir: string, lastCheckpoint: string | null, notice: string): RunFolder {
+  const checkpointsDir = join(dir, 'checkpoints');
+  mkdirSync(checkpointsDir, { recursive: true });
+  return {
+    dir,
+    checkpointsDir,
+    logFile: join(dir, 'neva.log'),
+    metricsFile: join(dir, 'metrics.jsonl'),
+    lastCheckpoint,
+    resumedStep: lastCheckpoint ? stepOf(lastCheckpoint) : 0,
+    notice,
+  };
+}
+
+interface Opened {
+  dir: string;
+  resumed: boolean;
+  notice: string;
+}
+
+/** A folder asked for by name is that folder or nothing: it is never replaced by another. */
+function openNamed(options: RunFolderOptions): Opened {
+  const key = options.explicitDir !== null ? 'exp_manager.explicit_log_dir' : 'exp_manager.version';
+  const dir =
+    options.explicitDir !== null ? resolve(options.explicitDir) : join(experimentDir(options), options.version!);
+  if (!existsSync(dir) || readdirSync(dir).length === 0) {
+    requireNothingToResume(options, dir);
+    mkdirSync(dir, { recursive: true });
+    return { dir, resumed: false, notice: `Run folder ${dir}` };
+  }
+  const fix = `set ${key} to a new folder, or`;
+  if (!options.resumeIfExists) {
+    throw mistake({
+      where: key,
+      problem: 'there is a run in this folder already',
+      expected: 'a new or empty folder',
+      found: dir,
+      fix: `${fix} go on with that run: exp_manager.resume_if_exists=true`,
+    });
+  }
+  if (isFinished(dir) && !options.resumePastEnd) {
+    throw mistake({
+      where: key,
+      problem: 'the run in this folder has finished',
+      found: dir,
+      fix: `${fix} go on past its end: exp_manager.resume_past_end=true with a larger trainer.max_steps`,
+    });
+  }
+  const resumed = checkpointOfRun(dir) !== null;
+  if (!resumed) requireNothingToResume(options, dir);
+  return { dir, resumed, notice: resumed ? `Going on in ${dir}` : `Run folder ${dir} (nothing was saved there yet)` };
+}
+
+/** The newest version is gone on with if it was left unfinished with a checkpoint; otherwise the next one is made. */
+function openNumbered(options: RunFolderOptions): Opened {
+  const parent = experimentDir(options);
+  mkdirSync(parent, { recursive: true });
+  const versions = versionsOf(parent);
+  let reason = '';
+  const newest = versions.at(-1);
+  if (options.resumeIfExists && newest !== undefined) {
+    const dir = join(parent, `version_${newest}`);
+    const finished = isFinished(dir) && !options.resumePastEnd;
+    if (!finished && checkpointOfRun(dir)) return { dir, resumed: true, notice: `Going on in ${dir}` };
+    reason = finished ? ` (version_${newest} has finished)` : ` (version_${newest} had saved nothing to go on from)`;
+  }
+  if (newest === undefined || !isFinished(join(parent, `version_${newest}`))) requireNothingToResume(options, parent);
+  for (let number = (newest ?? -1) + 1; ; number++) {
+    const dir = join(parent, `version_${number}`);
+    try {
+      // Not recursive: of two runs that start at the same moment, one gets EEXIST and takes the next number.
+      mkdirSync(dir);
+      return { dir, resumed: false, notice: `Run folder ${dir}${reason}` };
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    }
+  }
+}
+
+function requireNothingToResume(options: RunFolderOptions, where: string): void {
+  if (!options.resumeIfExists || options.resumeIgnoreNoCheckpoint || options.resumeFrom !== null) return;
+  throw mistake({
+    where: 'exp_manager.resume_if_exists',
+    problem: 'there is no checkpoint to go on from',
+    expected: `a run with checkpoints/last in ${where}`,
+    fix: 'correct exp_manager.exp_dir or exp_manager.name, or start anew: exp_manager.resume_ignore_no_checkpoint=true',
+  });
+}
+
+const experimentDir = ({ expDir, name }: RunFolderOptions) => resolve(expDir ?? 'neva_experiments', name ?? 'neva');
+
+/** Numbers n of the folders version_n, ascending. */
+function versionsOf(parent: string): number[] {
+  return readdirSync(parent)
+    .map((name) => /^version_(\d+)$/.exec(name)?.[1])
+    .filter((digits) => digits !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
+const isFinished = (dir: string) => existsSync(join(dir, finishedFile));
+
+/** The run reached its last step: starting it again makes a new version. */
+export function markFinished(run: RunFolder): void {
+  writeFileSync(join(run.dir, finishedFile), '');
+}
+
+/** Records how the run was asked for: the resolved configuration, and the overrides as they were typed. */
+export function recordConfig(run: RunFolder, config: unknown, overrides: readonly string[]): void {
+  writeFileAtomic(join(run.dir, 'config.yaml'), stringify(config, { lineWidth: 0, aliasDuplicateObjects: false }));
+  writeFileAtomic(join(run.dir, 'overrides.yaml'), stringify(overrides, { lineWidth: 0 }));
+}
+
+const stepOf = (checkpoint: string) => Number(/^step=(\d+)$/.exec(basename(checkpoint))?.[1] ?? 0);
+
+const isFolder = (path: string) => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+
+/** The folder that checkpoints/last names, or null when there is no such file. */
+function checkpointOfRun(dir: string): string | null {
+  const last = join(dir, 'checkpoints', 'last');
+  if (!existsSync(last)) return null;
+  const name = readFileSync(last, 'utf8').trim();
+  const folder = join(dir, 'checkpoints', name);
+  if (name !== '' && isFolder(folder)) return folder;
+  throw mistake({
+    where: last,
+    problem: 'it names a checkpoint that is not there',
+    expected: 'the name of a folder beside it, such as step=0000100',
+    found: JSON.stringify(name),
+    fix: 'write the name of a checkpoint that is there into it, or remove it to start anew',
+  });
+}
+
+const isCheckpoint = (path: string) => readdirSync(path).some((name) => /\.safetensors(\.index\.json)?$/.test(name));
+
+/**
+ * The checkpoint folder that a path stands for: itself, the last of a run folder (or of its checkpoints/), or that of
+ * the newest version with one in an experiment folder. Throws a user error that says what was looked for.
+ */
+export function newestCheckpoint(path: string): string {
+  const folder = resolve(path);
+  const complain = (problem: string, found?: string) =>
+    mistake({
+      where: path,
+      problem,
+      expected:
+        'a checkpoint folder (with *.safetensors), a run folder (with checkpoints/last), or a folder of version_N',
+      ...(found === undefined ? {} : { found }),
+      fix: 'give the folder of a run that has saved a checkpoint',
+    });
+  if (!existsSync(folder)) throw complain('there is no such folder');
+  if (!isFolder(folder)) throw complain('it is a file');
+  if (isCheckpoint(folder)) return folder;
+  const own = checkpointOfRun(basename(folder) === 'checkpoints' ? resolve(folder, '..') : folder);
+  if (own) return own;
+  const versions = versionsOf(folder).reverse();
+  for (const number of versions) {
+    const checkpoint = checkpointOfRun(join(folder, `version_${number}`));
+    if (checkpoint) return checkpoint;
+  }
+  const names = readdirSync(folder).slice(0, 8).join(', ');
+  throw complain('there is no checkpoint in it', names === '' ? 'an empty folder' : names);
+}
