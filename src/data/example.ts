@@ -23,6 +23,8 @@ export interface Example {
   labels: Int32Array;
   /** First position of each image's P features, in the record's order. */
   imageStarts: number[];
+  /** Positions cut off at the right. */
+  cut: number;
 }
 
 /** Encodes a record with its template. A record that cannot be learnt from whole is a problem; see docs/data.md. */
@@ -33,12 +35,15 @@ export function encodeRecord(
   options: EncodingOptions,
   where: string,
 ): Example {
+  return truncate(encodeSegments(renderRecord(record, template, where), tokenizer, options), options, where);
+}
+
+/** The record's text as the template writes it, in segments. */
+export function renderRecord(record: DataRecord, template: Template, where: string): Segment[] {
   const unfit = template.unfit?.(record);
   if (unfit) throw problem('record', { where, problem: `not for the ${template.name} template`, found: unfit });
   const turns = record.turns.map((turn) => ({ ...turn, text: placeImages(turn.text) }));
-  const segments = template.render({ turns, system: record.system });
-  const whole = encodeSegments(segments, tokenizer, options);
-  return truncate(whole, options, where);
+  return template.render({ turns, system: record.system });
 }
 
 /**
@@ -101,7 +106,7 @@ function encodeSegments(
     if (ids.length > 1) before = 'special';
   }
   flush();
-  return { ids: Int32Array.from(ids), labels: Int32Array.from(labels), imageStarts };
+  return { ids: Int32Array.from(ids), labels: Int32Array.from(labels), imageStarts, cut: 0 };
 }
 
 function required(id: number | undefined, which: string): number {
@@ -127,10 +132,12 @@ function truncate(
       fix: 'raise model.encoder_seq_length, or set model.data.on_error=skip',
     });
   }
-  const cut =
-    ids.length > maxLength
-      ? { ids: ids.slice(0, maxLength), labels: labels.slice(0, maxLength), imageStarts }
-      : example;
+  const cut = {
+    ids: ids.slice(0, maxLength),
+    labels: labels.slice(0, maxLength),
+    imageStarts,
+    cut: Math.max(0, ids.length - maxLength),
+  };
   // Position 0 has no predecessor to predict it from.
   if (cut.labels.findIndex((label, at) => at > 0 && label !== IGNORE) < 0) {
     throw problem('no_labels', {

@@ -7,7 +7,7 @@ import { UserError } from '../errors.ts';
 import type { DataOptions, MetProblem } from './pipeline.ts';
 import type { GlobalBatch } from './types.ts';
 
-export type { DataOptions, MetProblem } from './pipeline.ts';
+export type { DataOptions, MetProblem };
 
 export interface Loader extends AsyncIterable<GlobalBatch> {
   /** Records of the data set. */

@@ -1,32 +1,13 @@
 /** Everything between a position in the order of samples and a batch. Runs inside the loader's worker thread. */
-import { basename, dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { mistake } from '../errors.ts';
 import { collate, type Sample } from './collate.ts';
-import { type DataRecord, type Dataset, openDataset } from './dataset.ts';
-import { encodeRecord } from './example.ts';
-import { type Aspect, loadImage } from './images.ts';
-import { isRecordProblem, type ProblemKind, problem } from './problem.ts';
+import { mapLimited } from './concurrent.ts';
+import { isRecordProblem, type ProblemKind } from './problem.ts';
 import { Sampler, type SamplerKind } from './sampler.ts';
-import { findTemplate, type Template } from './templates.ts';
-import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
+import { SampleSource, type SourceOptions } from './source.ts';
 import type { GlobalBatch, MicroBatch } from './types.ts';
 
-export interface DataOptions {
-  dataPath: string;
-  /** Root of the records' image paths; the data file's own folder when null. */
-  imageFolder: string | null;
-  tokenizerFolder: string;
-  template: string;
-  /** Longest record in positions, image positions included. */
-  maxLength: number;
-  imageSize: number;
-  featuresPerImage: number;
-  aspect: Aspect;
-  imageMean?: readonly number[];
-  imageStd?: readonly number[];
-  useImStartEnd: boolean;
-  imStartId?: number;
-  imEndId?: number;
+export interface DataOptions extends SourceOptions {
   microBatchSize: number;
   /** Over all ranks. */
   globalBatchSize: number;
@@ -41,9 +22,6 @@ export interface DataOptions {
    * `replace` takes the next usable record of the file.
    */
   onError: 'error' | 'skip' | 'replace';
-  /** Limits of one image file. */
-  maxImageBytes?: number;
-  maxImagePixels?: number;
 }
 
 /** One record that was not usable, as it was met. */
@@ -56,9 +34,7 @@ export interface MetProblem {
 const DECODING = 8;
 
 export class Pipeline {
-  readonly dataset: Dataset;
-  readonly tokenizer: Tokenizer;
-  readonly template: Template;
+  readonly source: SampleSource;
   readonly #options: DataOptions;
   readonly #sampler: Sampler;
   #problems: MetProblem[] = [];
@@ -74,12 +50,10 @@ export class Pipeline {
       });
     }
     this.#options = options;
-    this.template = findTemplate(options.template);
-    this.tokenizer = loadTokenizer(options.tokenizerFolder);
-    this.dataset = openDataset(options.dataPath);
-    const { size } = this.dataset;
+    this.source = new SampleSource(options);
+    const { size } = this.source;
     if (size < globalBatchSize && options.dataloaderType === 'cyclic') {
-      this.dataset.close();
+      this.source.close();
       throw mistake({
         where: options.dataPath,
         problem: 'fewer records than one global batch takes',
@@ -120,7 +94,7 @@ export class Pipeline {
   }
 
   close(): void {
-    this.dataset.close();
+    this.source.close();
   }
 
   async #microBatch(indices: readonly number[]): Promise<MicroBatch> {
@@ -132,15 +106,15 @@ export class Pipeline {
       const stand = await this.#usable(indices[0] as number, true);
       if (stand) samples.push(stand);
     }
-    return collate(samples, { imageSize, featuresPerImage, padId: this.tokenizer.padId ?? 0 });
+    return collate(samples, { imageSize, featuresPerImage, padId: this.source.tokenizer.padId ?? 0 });
   }
 
   /** The sample, or null where it is to be skipped; with `replace`, the next usable one in file order. */
   async #usable(index: number, replace: boolean): Promise<Sample | null> {
-    const { size } = this.dataset;
+    const { size } = this.source;
     for (let tried = 0; tried < size; tried++) {
       try {
-        return await this.sample((index + tried) % size);
+        return await this.source.sample((index + tried) % size);
       } catch (error) {
         if (this.#options.onError === 'error' || !isRecordProblem(error)) throw error;
         this.#problems.push({ kind: error.kind, message: error.message });
@@ -153,72 +127,4 @@ export class Pipeline {
       fix: 'run `neva data check`',
     });
   }
-
-  /** Record `index` encoded, with its pictures decoded. */
-  async sample(index: number): Promise<Sample> {
-    const record = this.dataset.get(index);
-    const where = `${this.#options.dataPath}, record ${index} (id ${record.id})`;
-    const example = encodeRecord(record, this.template, this.tokenizer, this.#options, where);
-    const pictures = await Promise.all(record.images.map((image) => this.#picture(image, record, where)));
-    return { id: record.id, example, pictures };
-  }
-
-  async #picture(image: string, _record: DataRecord, where: string): Promise<Float32Array> {
-    const { imageSize, aspect, imageMean, imageStd, maxImageBytes, maxImagePixels } = this.#options;
-    const path = imagePath(image, this.#options, where);
-    try {
-      return await loadImage(path, {
-        imageSize,
-        aspect,
-        mean: imageMean,
-        std: imageStd,
-        maxBytes: maxImageBytes,
-        maxPixels: maxImagePixels,
-      });
-    } catch (error) {
-      if (isRecordProblem(error)) error.message = `${where}: ${error.message}`;
-      throw error;
-    }
-  }
-}
-
-/** Where a record's image lies. A path that leads out of the image folder is refused. */
-export function imagePath(
-  image: string,
-  options: { dataPath: string; imageFolder: string | null },
-  where: string,
-): string {
-  const root = resolve(options.imageFolder ?? dirname(options.dataPath));
-  const path = resolve(root, image);
-  const inside = relative(root, path);
-  if (
-    inside === '' ||
-    inside === '..' ||
-    inside.startsWith(`..${sep}`) ||
-    isAbsolute(inside) ||
-    /^[a-z]+:\/\//i.test(image)
-  ) {
-    throw problem('image_outside', {
-      where: `${where}: image`,
-      problem: 'the path leads out of the image folder',
-      expected: `a file below ${root}`,
-      found: image,
-      fix: `give paths relative to model.data.image_folder, e.g. ${basename(image)}`,
-    });
-  }
-  return path;
-}
-
-/** `Promise.all` over a bounded number of tasks, results in order; the first failure wins. */
-async function mapLimited<T, R>(items: readonly T[], limit: number, task: (item: T) => Promise<R>): Promise<R[]> {
-  const results = new Array<R>(items.length);
-  let next = 0;
-  const run = async () => {
-    while (next < items.length) {
-      const at = next++;
-      results[at] = await task(items[at] as T);
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, run));
-  return results;
 }

@@ -12,7 +12,8 @@ const { options, consumedSamples } = workerData as WorkerStart;
 sharp.concurrency(1);
 sharp.cache(false);
 
-let credit = options.prefetchBatches;
+// One batch is always under way, even where none is to be kept ready.
+let credit = Math.max(1, options.prefetchBatches);
 let closed = false;
 let wake: () => void = () => {};
 
@@ -39,7 +40,7 @@ function buffers({ microBatches }: GlobalBatch): ArrayBuffer[] {
 async function run(): Promise<void> {
   const pipeline = new Pipeline(options);
   try {
-    post({ type: 'open', size: pipeline.dataset.size });
+    post({ type: 'open', size: pipeline.source.size });
     let position = consumedSamples;
     while (!closed) {
       if (credit === 0) {

@@ -98,7 +98,10 @@ test('batches cross the thread whole, and an epoch leaves out its incomplete las
       assert.equal(micro.pixels.length, micro.imageCount * 3 * 28 * 28);
       assert.equal(micro.imageRows.length, micro.imageCount * 4);
       for (const row of micro.imageRows) assert.equal(micro.ids[row], 0);
-      micro.labelRows.forEach((row, i) => assert.equal(micro.ids[row + 1], micro.labelTargets[i]));
+      assert.deepEqual(
+        Int32Array.from(micro.labelRows, (row) => micro.ids[row + 1] as number),
+        micro.labelTargets,
+      );
     }
   }
 });
@@ -189,7 +192,7 @@ test('a closed or forgotten loader does not keep the process alive', () => {
 
 test('start and end tokens stand around the picture when asked for', async () => {
   const pipeline = new Pipeline(options({ useImStartEnd: true, imStartId: 600, imEndId: 601 }));
-  const { example } = await pipeline.sample(0);
+  const { example } = await pipeline.source.sample(0);
   const start = example.imageStarts[0] as number;
   assert.deepEqual([...example.ids.slice(start - 1, start + 5)], [600, 0, 0, 0, 0, 601]);
   pipeline.close();
@@ -197,11 +200,11 @@ test('start and end tokens stand around the picture when asked for', async () =>
 
 test('a record cut before its answer, or through its picture, is a problem of its own kind', async () => {
   const pipeline = (maxLength: number) => new Pipeline(options({ maxLength }));
-  await assert.rejects(pipeline(20).sample(0), { kind: 'image_cut', userError: true });
-  const whole = (await pipeline(256).sample(0)).example;
+  await assert.rejects(pipeline(20).source.sample(0), { kind: 'image_cut', userError: true });
+  const whole = (await pipeline(256).source.sample(0)).example;
   const answer = whole.labels.findIndex((label) => label !== -100);
-  await assert.rejects(pipeline(answer).sample(0), { kind: 'no_labels' });
-  const cut = (await pipeline(answer + 2).sample(0)).example;
+  await assert.rejects(pipeline(answer).source.sample(0), { kind: 'no_labels' });
+  const cut = (await pipeline(answer + 2).source.sample(0)).example;
   assert.deepEqual([...cut.ids], [...whole.ids.slice(0, answer + 2)]);
 });
 
@@ -212,7 +215,7 @@ test('no path leads out of the image folder', async () => {
       Array.from({ length: 4 }, () => ({ ...record(0), image })),
     );
     await assert.rejects(
-      new Pipeline(options({ dataPath })).sample(0),
+      new Pipeline(options({ dataPath })).source.sample(0),
       { kind: 'image_outside', userError: true },
       image,
     );
