@@ -77,13 +77,20 @@ function usesCxx11Abi(root: string): boolean {
   return !existsSync(config) || !readFileSync(config, 'utf8').includes('_GLIBCXX_USE_CXX11_ABI=0');
 }
 
+/** What each python3 answered: asked once a process, as its start takes 50 ms and more. */
+const answers = new Map<string, string | null>();
+
 /** Folder of the `torch` package that `python3` would import, found without importing it. */
 function torchOfPython(env: Environment): string | null {
   const python = findProgram('python3', env);
   if (!python) return null;
+  const known = answers.get(python);
+  if (known !== undefined) return known;
   const code = "import importlib.util as u; s = u.find_spec('torch'); print(s.origin if s and s.origin else '')";
   const origin = ask(python, ['-c', code], env);
-  return origin ? dirname(origin) : null;
+  const folder = origin ? dirname(origin) : null;
+  answers.set(python, folder);
+  return folder;
 }
 
 /**

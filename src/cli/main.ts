@@ -1,0 +1,66 @@
+/** From the command line to a verb, and from whatever a verb throws to an exit code. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command, CommanderError } from 'commander';
+import { isUserError } from '../errors.ts';
+import { packageRoot } from '../root.ts';
+import { verbs } from './verbs.ts';
+
+/**
+ * Runs one command line (without node and script). Exit codes: 0 done, 2 the user's mistake, 143 stopped after saving,
+ * 1 anything else.
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  const name = args.find((arg) => !arg.startsWith('-'));
+  const asked = verbs.find((verb) => verb.name === name);
+  const program = new Command('neva')
+    .description('Trains and runs LLaVA-style vision-language models.')
+    .usage('VERB [flags] [overrides…]')
+    .helpCommand(false)
+    .configureHelp({ showGlobalOptions: false })
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'neva: ')) })
+    .addHelpText('after', '\n`neva VERB --help` says more. Without overrides, `neva pretrain` trains the bundled demo.')
+    .version(packageVersion(), '-V, --version', 'print the version')
+    .exitOverride();
+  try {
+    for (const verb of verbs) {
+      const command = program.command(verb.name).description(verb.help);
+      if (verb === asked) (await verb.load()).define(command);
+    }
+    if (args.length === 0) program.outputHelp();
+    else await program.parseAsync(longFlags(args), { from: 'user' });
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    return exitCode(error);
+  }
+}
+
+/** Hydra's two-letter short flags, which commander would read as one letter and its value. */
+const twoLetters: Readonly<Record<string, string>> = {
+  cn: '--config-name',
+  cp: '--config-path',
+  cd: '--config-dir',
+};
+
+function longFlags(args: readonly string[]): string[] {
+  return args.map((arg) => {
+    const [, short = '', value = ''] = /^-(cn|cp|cd)(=.*)?$/.exec(arg) ?? [];
+    return short === '' ? arg : `${twoLetters[short]}${value}`;
+  });
+}
+
+function packageVersion(): string {
+  return (JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version;
+}
+
+async function exitCode(error: unknown): Promise<number> {
+  // Commander has printed its message already; its own code for every mistake is 1.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  if (isUserError(error)) {
+    console.error(`neva: ${error.message}`);
+    return 2;
+  }
+  const { recordFault } = await import('./fault.ts');
+  console.error(recordFault(error));
+  return 1;
+}

@@ -1,0 +1,24 @@
+import type { Command } from 'commander';
+
+export function define(command: Command): void {
+  command
+    .addHelpText(
+      'after',
+      `
+LibTorch is looked for in NEVA_LIBTORCH, in the torch package of the python3 on PATH, and in .libtorch/ of neva's own
+folder; if it is in none of them, pip fetches it into the last. CXX names another compiler.`,
+    )
+    .action(setup);
+}
+
+async function setup(): Promise<void> {
+  const { ensureAddon } = await import('../engine/torch/build.ts');
+  const { loadNative } = await import('../engine/torch/native.ts');
+  const startedAt = performance.now();
+  const { path, libtorch } = await ensureAddon((line) => console.error(line));
+  const { torch, cuda, cpuCapability } = loadNative().versions();
+  console.log(`LibTorch  ${libtorch.version} in ${libtorch.root} (${libtorch.source})`);
+  console.log(`addon     ${path}`);
+  console.log(`loads     torch ${torch}, CPU ${cpuCapability}${cuda ? ', CUDA' : ''}`);
+  console.log(`Ready after ${((performance.now() - startedAt) / 1000).toFixed(1)} s.`);
+}
