@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { verbs } from '../../src/cli/verbs.ts';
+import { neva, nevaArgs } from './neva.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'neva-cli-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+test('help and version', () => {
+  const help = neva(['--help']);
+  assert.equal(help.status, 0);
+  for (const { name } of verbs) assert.match(help.stdout, new RegExp(`^  ${name} `, 'm'));
+  assert.equal(neva([]).stdout, help.stdout);
+  assert.match(neva(['--version']).stdout, /^\d+\.\d+\.\d+\n$/);
+});
+
+test('every verb has help, in less than 150 ms from the start of the process', () => {
+  for (const { name } of [{ name: '' }, ...verbs]) {
+    const times: number[] = [];
+    for (let i = 0; i < 5; i++) {
+      const startedAt = performance.now();
+      const { status, stdout, stderr } = neva([name, '--help'].filter(Boolean));
+      times.push(performance.now() - startedAt);
+      assert.equal(status, 0, stderr);
+      assert.match(stdout, /^Usage: neva/);
+    }
+    // The fastest of five: the tests beside this one take their share of the machine.
+    assert.ok(Math.min(...times) < 150, `neva ${name} --help took ${times.map(Math.round)} ms`);
+  }
+});
+
+test('unknown verbs and flags are the user’s mistake, with the nearest name', () => {
+  const verb = neva(['dcotor']);
+  assert.deepEqual([verb.status, verb.stdout], [2, '']);
+  assert.match(verb.stderr, /^neva: unknown command 'dcotor'\n\(Did you mean doctor\?\)\n$/);
+  const flag = neva(['doctor', '--jsn']);
+  assert.equal(flag.status, 2);
+  assert.match(flag.stderr, /unknown option '--jsn'\n\(Did you mean --json\?\)/);
+});
+
+test('doctor reports in words and as JSON, and tells what to do about a wrong NEVA_LIBTORCH', () => {
+  const found = JSON.parse(neva(['doctor', '--json']).stdout);
+  assert.equal(found.node, process.version);
+  assert.ok(found.cpu.cores >= 1 && found.memory.totalBytes > 0);
+  assert.match(neva(['doctor']).stdout, new RegExp(`^Node +${process.version}`));
+  const wrong = neva(['doctor'], { env: { NEVA_LIBTORCH: join(folder, 'nowhere') } });
+  assert.equal(wrong.status, 0);
+  assert.match(
+    wrong.stdout,
+    /LibTorch +not found[\s\S]*Not ready[\s\S]*NEVA_LIBTORCH: no LibTorch[\s\S]*nowhere does not exist/,
+  );
+});
+
+test('a user error is one message without a stack and exit 2', () => {
+  const { status, stderr } = neva(['setup'], { env: { NEVA_LIBTORCH: join(folder, 'nowhere') } });
+  assert.equal(status, 2);
+  assert.match(stderr, /^neva: NEVA_LIBTORCH: /);
+  assert.doesNotMatch(stderr, /\n +at /);
+});
+
+test('any other error exits 1 with one line that names the file with the stack', () => {
+  // A closed standard output is nobody's mistake: writing the help to it throws.
+  const breakIt = "process.stdout.write = () => { throw new TypeError('broken for the test'); };";
+  const args = nevaArgs(['--help']);
+  const { status, stderr } = spawnSync(
+    process.execPath,
+    args.map((arg) => (arg.startsWith('import ') ? `${breakIt} ${arg}` : arg)),
+    {
+      encoding: 'utf8',
+      env: { ...process.env, TMPDIR: folder },
+    },
+  );
+  assert.equal(status, 1);
+  const file = /^neva: broken for the test \(the whole story is in (.*)\)\n$/.exec(stderr)?.[1];
+  assert.ok(file !== undefined && file.startsWith(folder), stderr);
+  assert.match(readFileSync(file, 'utf8'), /TypeError: broken for the test\n +at /);
+});
