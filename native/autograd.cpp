@@ -56,7 +56,10 @@ napi_value gradients(Call& call) {
   for (size_t i = 0; i < grads.size(); ++i) {
     napi_value item;
     if (grads[i].defined()) {
-      item = tensor_value(env, grads[i]);
+      // Without the view metadata, which would keep the base of a view (and so a share in its memory) alive.
+      at::Tensor plain = grads[i].variable_data();
+      grads[i].reset();
+      item = tensor_value(env, std::move(plain));
     } else {
       check(napi_get_null(env, &item));
     }

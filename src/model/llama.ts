@@ -19,6 +19,18 @@ export interface BlockCache {
   values: Tensor | null;
 }
 
+export interface BlockContext {
+  /** For the T positions of the block's input. */
+  tables: RotaryTables;
+  /** Those positions come after the ones it holds, and it grows by them. */
+  cache?: BlockCache | null;
+  /**
+   * [M] flat positions b·T+t: all that is asked of the block. The last block's output is used at labelled positions
+   * only, so its output projection and MLP need not see the others.
+   */
+  rows?: Tensor | null;
+}
+
 interface BlockParameters {
   inputNorm: Parameter;
   query: Parameter;
@@ -122,26 +134,31 @@ export class LlamaBlock {
     this.parameters = Object.values(this.#weights);
   }
 
-  /** The block as a segment of the walk: [B, T, C] → [B, T, C]. */
-  segment(engine: Engine, tables: RotaryTables, cache: BlockCache | null = null): Segment {
+  /** The block as a segment of the walk: [B, T, C] → [B, T, C], or → [M, C] with `rows`. */
+  segment(engine: Engine, context: BlockContext): Segment {
     return {
       name: this.name,
       parameters: this.parameters,
-      forward: ([hidden]) => [this.#forward(engine, hidden!, tables, cache)],
+      forward: ([hidden]) => [this.#forward(engine, hidden!, context)],
     };
   }
 
-  /** With a cache, the T positions of `hidden` [B, T, C] come after those it holds, and it grows by them. */
-  #forward(engine: Engine, hidden: Tensor, tables: RotaryTables, cache: BlockCache | null): Tensor {
+  #forward(engine: Engine, hidden: Tensor, { tables, cache, rows }: BlockContext): Tensor {
     const w = this.#weights;
     const eps = this.#shape.normEpsilon;
-    const attended = this.#attention(engine, engine.rmsNorm(hidden, w.inputNorm.value, eps), tables, cache);
-    const middle = engine.add(hidden, attended);
+    let mixed = this.#attention(engine, engine.rmsNorm(hidden, w.inputNorm.value, eps), tables, cache ?? null);
+    let residual = hidden;
+    if (rows) {
+      mixed = engine.gatherRows(engine.reshape(mixed, [-1, mixed.shape[2]!]), rows);
+      residual = engine.gatherRows(engine.reshape(hidden, [-1, hidden.shape[2]!]), rows);
+    }
+    const middle = engine.add(residual, engine.linear(mixed, w.output.value));
     const x = engine.rmsNorm(middle, w.postAttentionNorm.value, eps);
     const gated = engine.siluMul(engine.linear(x, w.gate.value), engine.linear(x, w.up.value)); // [B, T, F]
     return engine.add(middle, engine.linear(gated, w.down.value));
   }
 
+  /** What the heads gathered, before the output projection: [B, T, H·D]. */
   #attention(engine: Engine, x: Tensor, { cos, sin }: RotaryTables, cache: BlockCache | null): Tensor {
     const { numAttentionHeads: H, numQueryGroups: G, headDim: D } = this.#shape;
     const [B, T] = x.shape as [number, number, number];
@@ -153,7 +170,7 @@ export class LlamaBlock {
     let v = split(w.value, G);
     if (cache) [k, v] = append(engine, cache, k, v);
     const mixed = engine.attention(q, k, v, { causal: true }); // [B, H, T, D]
-    return engine.linear(engine.reshape(engine.transpose(mixed, 1, 2), [B, T, H * D]), w.output.value);
+    return engine.reshape(engine.transpose(mixed, 1, 2), [B, T, H * D]);
   }
 }
 

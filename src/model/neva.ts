@@ -71,28 +71,34 @@ export class NevaModel {
 
   /** From pixels and ids to the sum of the losses at the labelled positions (a float32 scalar). */
   lossChain(input: LabelledInput): Chain {
-    const chain = this.#hiddenChain(input);
-    return { ...chain, segments: [...chain.segments, this.#lossSegment(input)] };
+    const { input: first, segments } = this.#hiddenChain(input, input.labelRows);
+    return { input: first, segments: [...segments, this.#lossSegment(input)] };
   }
 
   /**
    * Logits [R, V] at flat positions `rows`, without gradients. With caches (one a block), the input is the continuation
-   * at `start` of what they hold, and they grow by it.
+   * at position `start` of what they hold, and they grow by it.
    */
   logits(input: ModelInput, rows: Int32Array, caches: BlockCache[] | null = null, start = 0): Tensor {
     const engine = this.#engine;
     return engine.scope(() => {
-      const chain = this.#hiddenChain(input, caches, start);
+      const chain = this.#hiddenChain(input, rows, caches, start);
       const [hidden] = chain.segments.reduce((x, segment) => engine.forward(segment, x), chain.input);
-      return this.#logitsAt(hidden!, rows);
+      return this.#logits(hidden!);
     });
   }
 
-  #hiddenChain(input: ModelInput, caches: BlockCache[] | null = null, start = 0): Chain {
+  /** Ends in the last block's output at `rows` only: [R, C]. */
+  #hiddenChain(input: ModelInput, rows: Int32Array, caches: BlockCache[] | null = null, start = 0): Chain {
+    const engine = this.#engine;
     const tables = this.llm.rotary(start, start + input.length);
-    const blocks = this.llm.blocks.map((block, i) => block.segment(this.#engine, tables, caches?.[i] ?? null));
+    const wanted = engine.tensor(rows, [rows.length]);
+    const last = this.llm.blocks.length - 1;
+    const blocks = this.llm.blocks.map((block, i) =>
+      block.segment(engine, { tables, cache: caches?.[i] ?? null, rows: i === last ? wanted : null }),
+    );
     if (input.imageCount === 0) return { input: [], segments: [this.#embedSegment(input), ...blocks] };
-    const pixels = this.#engine.tensor(input.pixels, [input.imageCount, 3, input.imageSize, input.imageSize]);
+    const pixels = engine.tensor(input.pixels, [input.imageCount, 3, input.imageSize, input.imageSize]);
     return {
       input: [pixels],
       segments: [...this.vision.segments(), this.projector.segment(), this.#embedSegment(input), ...blocks],
@@ -119,22 +125,19 @@ export class NevaModel {
     };
   }
 
-  #lossSegment({ labelRows, labelTargets }: LabelledInput): Segment {
+  /** Hidden states at the labelled positions [M, C] → the sum of their losses. */
+  #lossSegment({ labelTargets }: LabelledInput): Segment {
     const engine = this.#engine;
     const targets = engine.cast(engine.tensor(labelTargets, [labelTargets.length]), 'int64');
     return {
       name: 'head and loss',
       parameters: [this.llm.finalNorm, this.llm.head],
-      forward: ([hidden]) => [engine.crossEntropy(this.#logitsAt(hidden!, labelRows), targets)],
+      forward: ([hidden]) => [engine.crossEntropy(this.#logits(hidden!), targets)],
     };
   }
 
-  /** Norm and head see only the rows asked for: logits of other positions are never made. */
-  #logitsAt(hidden: Tensor, rows: Int32Array): Tensor {
-    const engine = this.#engine;
+  #logits(hidden: Tensor): Tensor {
     const { shape, finalNorm, head } = this.llm;
-    const flat = engine.reshape(hidden, [-1, shape.hiddenSize]);
-    const chosen = engine.gatherRows(flat, engine.tensor(rows, [rows.length])); // [R, C]
-    return engine.linear(engine.rmsNorm(chosen, finalNorm.value, shape.normEpsilon), head.value);
+    return this.#engine.linear(this.#engine.rmsNorm(hidden, finalNorm.value, shape.normEpsilon), head.value);
   }
 }

@@ -254,3 +254,9 @@ const ropeOperator = operator('neva::rope');
 export function rope(x: TorchTensor, cos: TorchTensor, sin: TorchTensor): TorchTensor {
   return wrap(ropeOperator(x.handle, cos.handle, sin.handle));
 }
+
+const siluMulOperator = operator('neva::silu_mul');
+/** neva::silu_mul(Tensor gate, Tensor up) -> Tensor */
+export function siluMul(gate: TorchTensor, up: TorchTensor): TorchTensor {
+  return wrap(siluMulOperator(gate.handle, up.handle));
+}

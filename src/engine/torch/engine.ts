@@ -212,7 +212,7 @@ export class TorchEngine implements Engine {
   }
 
   siluMul(gate: Tensor, up: Tensor): Tensor {
-    return aten.mulTensor(aten.silu(torchTensor(gate)), torchTensor(up));
+    return aten.siluMul(torchTensor(gate), torchTensor(up));
   }
 
   gelu(x: Tensor): Tensor {

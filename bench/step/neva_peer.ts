@@ -1,0 +1,107 @@
+/**
+ * neva's side of bench/step, with the protocol of hf_peer.py: a JSON specification as argument; a ready line; then one
+ * optimizer step for every `step` on stdin, answered with {"seconds", "loss", "grad_norm"}; `quit` tells the peak memory.
+ */
+import { createInterface } from 'node:readline';
+import { TorchEngine } from '../../src/engine/torch/engine.ts';
+import { loadNative } from '../../src/engine/torch/native.ts';
+import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
+import { Optimizer } from '../../src/train/optimizer.ts';
+import { forwardBackward } from '../../src/train/walk.ts';
+
+export interface StepSpec {
+  llm: { hidden: number; layers: number; heads: number; kv?: number; ffn: number; vocab: number };
+  clip: { hidden: number; layers: number; heads: number; ffn: number; image: number; patch: number };
+  batch: number;
+  textTokens: number;
+  labelFraction: number;
+  dtype: 'float32';
+  stage: 'pretrain' | 'finetune';
+  warmup: number;
+  threads: number;
+}
+
+const spec: StepSpec = JSON.parse(process.argv[2]!);
+loadNative();
+const engine = new TorchEngine({ device: 'cpu', threads: spec.threads });
+engine.seed(0);
+
+const model = new NevaModel(engine, {
+  llm: {
+    numLayers: spec.llm.layers,
+    hiddenSize: spec.llm.hidden,
+    ffnHiddenSize: spec.llm.ffn,
+    numAttentionHeads: spec.llm.heads,
+    numQueryGroups: spec.llm.kv ?? spec.llm.heads,
+    headDim: spec.llm.hidden / spec.llm.heads,
+    vocabSize: spec.llm.vocab,
+    normEpsilon: 1e-5,
+    rotaryBase: 10000,
+    maxPositions: 4096,
+    tiedEmbeddings: false,
+  },
+  vision: {
+    imageSize: spec.clip.image,
+    patchSize: spec.clip.patch,
+    hiddenSize: spec.clip.hidden,
+    numLayers: spec.clip.layers,
+    numAttentionHeads: spec.clip.heads,
+    ffnHiddenSize: spec.clip.ffn,
+    normEpsilon: 1e-5,
+    selectLayer: -2,
+    classTokenLength: 1,
+  },
+  projector: { type: 'mlp2x_gelu', inputSize: spec.clip.hidden, outputSize: spec.llm.hidden },
+});
+for (const { name, parameters } of model.parts) {
+  const trains = name === 'projector' || (name === 'llm' && spec.stage === 'finetune');
+  for (const parameter of parameters) parameter.trainable = trains;
+}
+const trainable = model.parameters.filter(({ trainable }) => trainable);
+const optimizer = new Optimizer(engine, trainable, { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 1 });
+
+/** Every record: image features first, then text; the last `labelFraction` of the text is in the loss. */
+function makeBatch(): LabelledInput {
+  const patches = (spec.clip.image / spec.clip.patch) ** 2;
+  const length = patches + spec.textTokens;
+  const labels = Math.round(spec.textTokens * spec.labelFraction);
+  const word = (i: number) => 3 + ((i * 7919) % (spec.llm.vocab - 4));
+  const rows = (count: number, row: (b: number, i: number) => number) =>
+    Int32Array.from({ length: spec.batch * count }, (_, k) => row(Math.floor(k / count), k % count));
+  const ids = rows(length, (b, t) => (t < patches ? 0 : word(b * length + t)));
+  const labelRows = rows(labels, (b, i) => b * length + length - labels - 1 + i);
+  return {
+    batch: spec.batch,
+    length,
+    ids,
+    pixels: Float32Array.from({ length: spec.batch * 3 * spec.clip.image ** 2 }, (_, i) => Math.sin(i * 0.37)),
+    imageCount: spec.batch,
+    imageSize: spec.clip.image,
+    imageRows: rows(patches, (b, p) => b * length + p),
+    labelRows,
+    labelTargets: labelRows.map((row) => ids[row + 1]!),
+  };
+}
+
+const batch = makeBatch();
+let steps = 0;
+
+function step() {
+  const started = performance.now();
+  const loss = engine.scope(() => forwardBackward(engine, model.lossChain(batch), 1 / batch.labelRows.length));
+  const value = engine.item(loss) / batch.labelRows.length;
+  loss.dispose();
+  steps += 1;
+  const gradNorm = optimizer.step(steps, 1e-4);
+  return { seconds: (performance.now() - started) / 1000, loss: value, grad_norm: gradNorm };
+}
+
+const tell = (what: object) => process.stdout.write(`${JSON.stringify(what)}\n`);
+for (let i = 0; i < spec.warmup; i++) step();
+tell({ ready: true, torch: loadNative().versions().torch, live_tensors: engine.memory().tensors });
+for await (const line of createInterface({ input: process.stdin })) {
+  if (line === 'step') tell(step());
+  if (line === 'quit') break;
+}
+tell({ peak_rss_bytes: process.resourceUsage().maxRSS * 1024, peak_tensor_bytes: engine.memory().peakBytes });
+process.exit(0);
