@@ -75,7 +75,7 @@ test('any other error exits 1 with one line that names the file with the stack',
     },
   );
   assert.equal(status, 1);
-  const file = /^neva: broken for the test \(the whole story is in (.*)\)\n$/.exec(stderr)?.[1];
-  assert.ok(file !== undefined && file.startsWith(folder), stderr);
+  const file = /^neva: broken for the test \(the whole story is in (.*)\)\n$/.exec(stderr)?.[1] ?? '';
+  assert.ok(file.startsWith(folder), stderr);
   assert.match(readFileSync(file, 'utf8'), /TypeError: broken for the test\n +at /);
 });
