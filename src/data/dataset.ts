@@ -97,13 +97,13 @@ function readTurns(value: unknown, wrong: Wrong): Turn[] {
   const turns: Turn[] = value.map((turn: unknown, at) => {
     const key = `conversations[${at}]`;
     if (typeof turn !== 'object' || turn === null) throw wrong(key, 'not a turn', form, turn);
-    const { from, value: text } = turn as { from?: unknown; value?: unknown };
+    const { from, value: text, label } = turn as { from?: unknown; value?: unknown; label?: unknown };
     const speaker = typeof from === 'string' ? from.toLowerCase() : '';
     if (!HUMAN.has(speaker) && !ASSISTANT.has(speaker)) {
       throw wrong(`${key}.from`, 'unknown speaker', '"human" or "gpt"', from);
     }
     if (typeof text !== 'string') throw wrong(`${key}.value`, 'not a text', 'a string', text);
-    return { from: HUMAN.has(speaker) ? 'human' : 'gpt', text };
+    return { from: HUMAN.has(speaker) ? 'human' : 'gpt', text, ...(typeof label === 'string' ? { label } : {}) };
   });
   if (turns[0]?.from === 'gpt') turns.shift();
   if (turns.length < 2)

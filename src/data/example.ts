@@ -1,4 +1,6 @@
 /** From a record to what the model reads: token ids, a label for each, and where each image's features go. */
+
+import { mistake } from '../errors.ts';
 import type { DataRecord } from './dataset.ts';
 import { problem } from './problem.ts';
 import { placeImages, type Segment, type Template, type Turn } from './templates.ts';
@@ -35,15 +37,14 @@ export function encodeRecord(
   options: EncodingOptions,
   where: string,
 ): Example {
-  return truncate(encodeSegments(renderRecord(record, template, where), tokenizer, options), options, where);
+  return truncate(encodeSegments(renderRecord(record, template, where), template, tokenizer, options), options, where);
 }
 
 /** The record's text as the template writes it, in segments. */
 export function renderRecord(record: DataRecord, template: Template, where: string): Segment[] {
-  const unfit = template.unfit?.(record);
+  const unfit = template.unfit(record);
   if (unfit) throw problem('record', { where, problem: `not for the ${template.name} template`, found: unfit });
-  const turns = record.turns.map((turn) => ({ ...turn, text: placeImages(turn.text) }));
-  return template.render({ turns, system: record.system });
+  return template.render({ turns: placed(record.turns, template), system: record.system });
 }
 
 /**
@@ -56,15 +57,20 @@ export function encodePrompt(
   conversation: { turns: readonly Turn[]; system?: string },
   options: Omit<EncodingOptions, 'maxLength'>,
 ): { ids: Int32Array; imageStarts: number[] } {
-  const turns = conversation.turns.map((turn) => ({ ...turn, text: placeImages(turn.text) }));
+  const turns = placed(conversation.turns, template);
   const segments = template.render({ ...conversation, turns }, { generation: true });
-  const { ids, imageStarts } = encodeSegments(segments, tokenizer, options);
+  const { ids, imageStarts } = encodeSegments(segments, template, tokenizer, options);
   return { ids, imageStarts };
+}
+
+function placed(turns: readonly Turn[], template: Template): readonly Turn[] {
+  return template.movesImages ? turns.map((turn) => ({ ...turn, text: placeImages(turn.text) })) : turns;
 }
 
 /** Neighbouring texts that are alike in the loss are encoded as one, so that words are not cut where segments meet. */
 function encodeSegments(
   segments: readonly Segment[],
+  template: Template,
   tokenizer: Tokenizer,
   options: Omit<EncodingOptions, 'maxLength'>,
 ): Example {
@@ -75,13 +81,15 @@ function encodeSegments(
     ids.push(id);
     labels.push(loss ? id : IGNORE);
   };
-  let before: Start = 'text';
-  let text = '';
+  const { oneText } = template;
+  let before: Start = oneText ? 'bare' : 'text';
+  // SentencePiece prefixes the one text, whatever it begins with.
+  let text = oneText && tokenizer.prefixes ? ' ' : '';
   let loss = false;
   const flush = () => {
     if (text === '') return;
     for (const id of tokenizer.encode(text, { start: before })) put(id, loss);
-    before = 'middle';
+    if (!oneText) before = 'middle';
     text = '';
   };
   for (const segment of segments) {
@@ -97,16 +105,29 @@ function encodeSegments(
       imageStarts.push(ids.length);
       for (let i = 0; i < options.featuresPerImage; i++) put(0, false);
       if (options.useImStartEnd) put(required(options.imEndId, 'end'), false);
-      before = 'text';
+      if (!oneText) before = 'text';
       continue;
     }
     const id = segment.special === 'bos' ? tokenizer.bosId : tokenizer.eosId;
-    if (id !== null) put(id, segment.loss);
+    if (id !== null && !(segment.special === 'bos' && template.bosIfAdded && !tokenizer.addsBos)) put(id, segment.loss);
     // The first token of all opens the text; later ones are special tokens inside it.
-    if (ids.length > 1) before = 'special';
+    if (ids.length > 1 && !oneText) before = 'special';
   }
   flush();
   return { ids: Int32Array.from(ids), labels: Int32Array.from(labels), imageStarts, cut: 0 };
+}
+
+/** A template whose tokens the vocabulary lacks would be spelt out in letters: the user's mistake. */
+export function requireTokens(template: Template, tokenizer: Tokenizer): void {
+  const missing = template.tokens.filter((token) => tokenizer.tokenId(token) === null);
+  if (missing.length === 0) return;
+  throw mistake({
+    where: 'model.data.conv_template',
+    problem: `the ${template.name} template needs tokens that the tokenizer lacks`,
+    expected: template.tokens.join(' '),
+    found: `no ${missing.join(' ')}`,
+    fix: `model.tokenizer.additional_special_tokens='[${missing.map((token) => `"${token}"`).join(',')}]', or another template`,
+  });
 }
 
 function required(id: number | undefined, which: string): number {

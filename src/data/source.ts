@@ -2,10 +2,10 @@
 import { basename, dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import type { Sample } from './collate.ts';
 import { type DataRecord, type Dataset, openDataset } from './dataset.ts';
-import { type EncodingOptions, type Example, encodeRecord } from './example.ts';
+import { type EncodingOptions, type Example, encodeRecord, requireTokens } from './example.ts';
 import { type Aspect, loadImage } from './images.ts';
 import { isRecordProblem, problem } from './problem.ts';
-import { findTemplate, type Template } from './templates.ts';
+import { type Compat, findTemplate, type Template } from './templates.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 
 export interface SourceOptions extends EncodingOptions {
@@ -13,8 +13,12 @@ export interface SourceOptions extends EncodingOptions {
   /** Root of the records' image paths; the data file's own folder when null. */
   imageFolder: string | null;
   tokenizerFolder: string;
+  /** Special tokens that the tokenizer is given on top of its own. */
+  additionalTokens?: readonly string[];
   /** Conversation template by name. */
   template: string;
+  /** Whose details the template follows; LLaVA's by default. */
+  templateCompat?: Compat;
   imageSize: number;
   aspect: Aspect;
   imageMean?: readonly number[];
@@ -32,8 +36,9 @@ export class SampleSource {
 
   constructor(options: SourceOptions) {
     this.options = options;
-    this.template = findTemplate(options.template);
-    this.tokenizer = loadTokenizer(options.tokenizerFolder);
+    this.template = findTemplate(options.template, options.templateCompat);
+    this.tokenizer = loadTokenizer(options.tokenizerFolder, options.additionalTokens);
+    requireTokens(this.template, this.tokenizer);
     this.dataset = openDataset(options.dataPath);
   }
 

@@ -12,9 +12,9 @@ import { type PrefixRule, prefixRule, type TokenizerJson, withoutPrefix } from '
 
 /**
  * What stands before a piece of text: nothing (`text`: also after an image, where LLaVA starts afresh), a special token
- * (`special`), or text of the same sentence (`middle`).
+ * (`special`), or text of the same sentence (`middle`). `bare`: no prefix at all, not even after special tokens in the text.
  */
-export type Start = 'text' | 'special' | 'middle';
+export type Start = 'text' | 'special' | 'middle' | 'bare';
 
 export interface EncodeOptions {
   /** Put the beginning-of-text id first. Default false. */
@@ -30,6 +30,10 @@ export interface Tokenizer {
   readonly eosId: number | null;
   readonly padId: number | null;
   readonly unkId: number | null;
+  /** Puts the dummy prefix of SentencePiece before a text. */
+  readonly prefixes: boolean;
+  /** Puts the beginning-of-text token before a text by itself (`encode` never does, unless told to). */
+  readonly addsBos: boolean;
   encode(text: string, options?: EncodeOptions): number[];
   /** Text of the ids. Special tokens are left out unless `special` is true. */
   decode(ids: readonly number[], options?: { special?: boolean }): string;
@@ -41,8 +45,11 @@ export interface Tokenizer {
 
 type JsonObject = Record<string, unknown>;
 
-/** Loads the tokenizer of `folder`. A missing or malformed file is the user's mistake. */
-export function loadTokenizer(folder: string): Tokenizer {
+/**
+ * Loads the tokenizer of `folder`; `additional` special tokens that it lacks get the ids after its last one.
+ * A missing or malformed file is the user's mistake.
+ */
+export function loadTokenizer(folder: string, additional: readonly string[] = []): Tokenizer {
   const path = join(folder, 'tokenizer.json');
   if (!existsSync(path)) {
     throw mistake({
@@ -56,7 +63,28 @@ export function loadTokenizer(folder: string): Tokenizer {
   const json = readJson(path);
   const config = readOptionalJson(join(folder, 'tokenizer_config.json'));
   const specials = readOptionalJson(join(folder, 'special_tokens_map.json'));
-  return makeTokenizer(json as unknown as TokenizerJson, { ...specials, ...present(config) }, path);
+  return makeTokenizer(
+    withAdded(json as unknown as TokenizerJson, additional),
+    { ...specials, ...present(config) },
+    path,
+  );
+}
+
+function withAdded(json: TokenizerJson, tokens: readonly string[]): TokenizerJson {
+  if (tokens.length === 0) return json;
+  const added = [...((json.added_tokens ?? []) as { id: number; content: string }[])];
+  const known = new Set(added.map(({ content }) => content));
+  const vocab = json.model.vocab ?? {};
+  const ids = Array.isArray(vocab) ? vocab.map((_, id) => id) : (Object.values(vocab) as number[]);
+  let next = 1 + [...ids, ...added.map(({ id }) => id)].reduce((largest, id) => Math.max(largest, id), -1);
+  for (const content of tokens) {
+    if (known.has(content)) continue;
+    const id = Array.isArray(vocab) ? undefined : (vocab as Record<string, number>)[content];
+    const token = { id: id ?? next++, content, special: true, normalized: false, lstrip: false, rstrip: false };
+    added.push(token);
+    known.add(content);
+  }
+  return { ...json, added_tokens: added };
 }
 
 /** A tokenizer from the contents of its files; `where` names it in messages. */
@@ -69,7 +97,7 @@ export function makeTokenizer(json: TokenizerJson, config: JsonObject, where: st
   } catch (error) {
     throw mistake({ where, problem: `not a usable tokenizer: ${(error as Error).message}` });
   }
-  return new FolderTokenizer(inner, rule, config);
+  return new FolderTokenizer(inner, rule, config, json);
 }
 
 class FolderTokenizer implements Tokenizer {
@@ -78,11 +106,13 @@ class FolderTokenizer implements Tokenizer {
   readonly eosId: number | null;
   readonly padId: number | null;
   readonly unkId: number | null;
+  readonly prefixes: boolean;
+  readonly addsBos: boolean;
   readonly #inner: HfTokenizer;
   readonly #rule: PrefixRule;
   readonly #added: RegExp | null;
 
-  constructor(inner: HfTokenizer, rule: PrefixRule, config: JsonObject) {
+  constructor(inner: HfTokenizer, rule: PrefixRule, config: JsonObject, json: TokenizerJson) {
     this.#inner = inner;
     this.#rule = rule;
     const id = (key: string) => {
@@ -93,6 +123,8 @@ class FolderTokenizer implements Tokenizer {
     this.eosId = id('eos_token');
     this.padId = id('pad_token');
     this.unkId = id('unk_token');
+    this.prefixes = rule.scheme !== 'never';
+    this.addsBos = addsBos(json, config);
     let largest = -1;
     for (const value of inner.get_vocab(true).values()) largest = Math.max(largest, value);
     this.vocabSize = largest + 1;
@@ -111,7 +143,7 @@ class FolderTokenizer implements Tokenizer {
 
   /** Special tokens written out in the text are recognized, as the reference tokenizers do. */
   #encodeText(text: string, start: Start): number[] {
-    if (this.#rule.scheme === 'never' || this.#added === null) {
+    if (start === 'bare' || this.#rule.scheme === 'never' || this.#added === null) {
       return this.#inner.encode(this.#prefixed(text, start), { add_special_tokens: false }).ids;
     }
     let out = '';
@@ -129,7 +161,8 @@ class FolderTokenizer implements Tokenizer {
 
   #prefixed(text: string, start: Start): string {
     const { scheme, unlessPresent } = this.#rule;
-    const wanted = scheme === 'always' ? start !== 'middle' : scheme === 'first' ? start === 'text' : false;
+    const wanted =
+      scheme === 'always' ? start === 'text' || start === 'special' : scheme === 'first' ? start === 'text' : false;
     return wanted && !(unlessPresent && /^[ ▁]/.test(text)) ? ` ${text}` : text;
   }
 
@@ -145,6 +178,13 @@ class FolderTokenizer implements Tokenizer {
   token(id: number): string | null {
     return this.#inner.id_to_token(id) ?? null;
   }
+}
+
+/** From the post-processor, which transformers follows; `add_bos_token` where it says nothing. */
+function addsBos(json: TokenizerJson, config: JsonObject): boolean {
+  const single = (json.post_processor as { single?: unknown[] } | null)?.single;
+  if (Array.isArray(single) && single.length > 1) return Object.hasOwn(single[0] as object, 'SpecialToken');
+  return config.add_bos_token === true;
 }
 
 const escapeRegExp = (text: string) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&');

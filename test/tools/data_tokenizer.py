@@ -3,6 +3,8 @@ a table of conversations.
 
     python3 test/tools/data_tokenizer.py PATH_TO_A_LLAVA_CHECKOUT
 
+and nemo.json with tokenizer-nemo/: NeMo's texts, as one SentencePiece text each.
+
 Texts are rendered by LLaVA's own conversation classes, tokenized as whole strings by transformers' LlamaTokenizer (each
 piece between images alone, as LLaVA does); labels come from character offsets of the answers in the whole string.
 """
@@ -20,6 +22,8 @@ from transformers import LlamaTokenizer
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / 'fixtures' / 'data'
 IMAGE = -200
+ALL = ['plain', 'v1', 'llava_llama_2']
+SOME = ['llama_2', 'llava_v1', 'v0', 'mpt', 'chatml_direct', 'mistral_instruct']
 
 CORPUS = """
 What is in the picture? There is a red circle above a blue square. How many triangles are there? There are three.
@@ -55,13 +59,13 @@ def conversations():
     return table
 
 
-def train(folder):
+def train(folder, name='tokenizer', vocab_size=620, **more):
     corpus = folder / 'corpus.txt'
     corpus.write_text(CORPUS * 8)
     spm.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / 'tokenizer'), vocab_size=620, model_type='bpe', byte_fallback=True,
+        input=str(corpus), model_prefix=str(folder / name), vocab_size=vocab_size, model_type='bpe', byte_fallback=True,
         normalization_rule_name='identity', remove_extra_whitespaces=False, split_digits=True, character_coverage=0.999,
-        allow_whitespace_only_pieces=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2)
+        allow_whitespace_only_pieces=True, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2, **more)
 
 
 def vocabulary(processor):
@@ -128,12 +132,97 @@ def encode(tokenizer, text, spans, bos):
     return ids, labels
 
 
+def nemo_parts(template, turns):
+    """NeMo's text in parts (text, in the loss), written down from its separators."""
+    system = {
+        'v1': "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+              "detailed, and polite answers to the user's questions.",
+        'llama_2': 'You are a helpful language and vision assistant. You are able to understand the visual content that the '
+                   'user provides, and assist the user with a variety of tasks using natural language.',
+    }
+    bos, eos, separator = '<extra_id_6>', '<extra_id_7>', '<extra_id_1>'
+    labels = ('<extra_id_2>quality:4,toxicity:0,humor:0,creativity:0,helpfulness:4,correctness:4,coherence:4,'
+              'complexity:4,verbosity:4\n')
+    parts = []
+    if template == 'plain':
+        return [('<image>', False), (turns[1][1] + '\n', True)]
+    if template == 'v1':
+        parts.append((system['v1'] + ' ', False))
+    if template == 'mistral':
+        parts.append((bos, False))
+    if template in ('nvgpt', 'nv_steerlm', 'nv_dpo'):
+        text = '\n' if template == 'nv_dpo' else system['v1'] + '\n\n'
+        parts.append((f'<extra_id_0>System\n{text}{separator}', False))
+    for index in range(0, len(turns), 2):
+        question, answer = turns[index][1], turns[index + 1][1]
+        if template == 'v1':
+            parts += [(f"{' ' if index else ''}USER: {question} ASSISTANT:", False), (f' {answer}{eos}', True)]
+        elif template == 'llama_2':
+            head = '' if index else f"<<SYS>>\n{system['llama_2']}\n<</SYS>>\n\n"
+            parts += [(f"{bos if index else ''} [INST] {head}{question} [/INST]", False), (f' {answer} {eos}', True)]
+        elif template == 'mistral':
+            parts += [(f' [INST] {question} [/INST]', False), (f'{answer}{eos}', True)]
+        else:
+            attributes = '' if template == 'nv_dpo' else labels
+            parts += [(f'User\n{question}\n{separator}Assistant\n{attributes}', False), (f'{answer}\n{separator}', True)]
+    return parts
+
+
+def nemo(work):
+    """Whole strings through SentencePiece; stand-ins of the special tokens become LLaMA's, as NeMo does."""
+    extra = [f'<extra_id_{i}>' for i in range(8)]
+    train(work, 'nemo', vocab_size=640, user_defined_symbols=extra)
+    processor = spm.SentencePieceProcessor(model_file=str(work / 'nemo.model'))
+    vocab, merges = vocabulary(processor)
+    tokenizer = LlamaTokenizer(vocab=vocab, merges=merges, legacy=True)
+    tokenizer.add_special_tokens({'additional_special_tokens': extra})
+    tokenizer.save_pretrained(OUT / 'tokenizer-nemo')
+    rows = []
+    for template in ('plain', 'v1', 'llama_2', 'mistral', 'nvgpt', 'nv_steerlm', 'nv_dpo'):
+        for turns in conversations()[::3] + conversations()[1::9]:
+            if template == 'plain' and (len(turns) != 2 or '<image>' not in turns[0][1]):
+                continue
+            if any('[INST]' in text for _, text in turns):
+                continue
+            parts = nemo_parts(template, turns)
+            text = ''.join(part for part, _ in parts)
+            patch = lambda part: part.replace('<image>', '<extra_id_4><extra_id_3><extra_id_5>')
+            spans, at = [], 0
+            for part, loss in parts:
+                end = at + len(patch(part).encode())
+                if loss:
+                    spans.append((at, end))
+                at = end
+            ids, labels = [], []
+            # Byte offsets in the text; the dummy prefix lies before it.
+            end = -1
+            for token in processor.encode(patch(text)):
+                piece = processor.id_to_piece(token)
+                begin = end
+                end += 1 if processor.is_byte(token) else len(piece.replace('\u2581', ' ').encode())
+                if piece in ('<extra_id_3>', '<extra_id_5>'):
+                    continue
+                stand_in = {'<extra_id_4>': IMAGE}
+                if template in ('v1', 'llama_2', 'mistral'):
+                    stand_in.update({'<extra_id_6>': 1, '<extra_id_7>': 2})
+                token = stand_in.get(piece, token)
+                inside = any(low <= begin and end <= high for low, high in spans)
+                ids.append(token)
+                labels.append(token if inside and token != IMAGE else -100)
+            assert end == len(patch(text).encode())
+            rows.append({'template': template, 'turns': turns, 'ids': ids, 'labels': labels})
+    lines = ',\n'.join(json.dumps(row) for row in rows)
+    (OUT / 'nemo.json').write_text('{"versions": %s,\n"rows": [\n%s\n]}\n' % (json.dumps({'sentencepiece': spm.__version__}), lines))
+    print(len(rows), 'conversations in NeMo\'s form')
+
+
 def main(checkout):
     llava = load_llava(checkout)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         work = pathlib.Path(name)
         train(work)
+        nemo(work)
         processor = spm.SentencePieceProcessor(model_file=str(work / 'tokenizer.model'))
         vocab, merges = vocabulary(processor)
         plain_texts = [text for turns in conversations() for _, text in turns]
@@ -143,18 +232,19 @@ def main(checkout):
             folder = OUT / f'tokenizer-{mode}'
             shutil.rmtree(folder, ignore_errors=True)
             tokenizer = LlamaTokenizer(vocab=vocab, merges=merges, legacy=legacy)
+            tokenizer.add_special_tokens({'additional_special_tokens': ['<|im_start|>', '<|im_end|>']})
             tokenizer.save_pretrained(folder)
             config = json.loads((folder / 'tokenizer_config.json').read_text())
             config['legacy'] = legacy
             (folder / 'tokenizer_config.json').write_text(json.dumps(config, indent=1) + '\n')
             tokenizer = LlamaTokenizer.from_pretrained(folder)
-            for template in ('plain', 'v1', 'llava_llama_2'):
-                for turns in conversations():
+            for template in ALL + SOME:
+                for turns in conversations()[::1 if template in ALL else 6]:
                     if template == 'plain' and (len(turns) != 2 or '<image>' not in turns[0][1]):
                         continue
                     text, spans = render(llava, template, turns)
                     # LLaMA-2's rendering loses its first <s> to the tokenizer's own.
-                    ids, labels = encode(tokenizer, text, spans, bos=True)
+                    ids, labels = encode(tokenizer, text, spans, bos=template not in ('mpt', 'chatml_direct'))
                     rows.append({'tokenizer': mode, 'template': template, 'turns': turns, 'text': text, 'ids': ids, 'labels': labels})
     versions = {'transformers': transformers.__version__, 'tokenizers': tokenizers.__version__, 'sentencepiece': spm.__version__}
     spm_rows = [{'text': text, 'ids': processor.encode(text)} for text in sorted(set(plain_texts))]
