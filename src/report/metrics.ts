@@ -1,6 +1,7 @@
 /** metrics.jsonl: one line per optimizer step, which other programs read while the run goes on. */
 import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { writeFileAtomic } from '../files.ts';
+import type { TensorboardWriter } from './tensorboard.ts';
 
 /** Sums over all ranks of one optimizer step. */
 export interface StepMetrics {
@@ -54,23 +55,32 @@ const stepKeys = [
 /** Appends lines; opened on an existing file it first cuts what lies after the step that the run resumes from. */
 export class MetricsWriter {
   private readonly handle: number;
+  private readonly tensorboard: TensorboardWriter | null;
 
-  /** `resumedStep`: lines of later steps are removed, so that no step ever stands there twice. 0 at the beginning. */
-  constructor(path: string, resumedStep: number) {
+  /**
+   * `resumedStep`: lines of later steps are removed, so that no step ever stands there twice. 0 at the beginning.
+   * `tensorboard` gets every number too, as `train/loss` and so on.
+   */
+  constructor(path: string, resumedStep: number, tensorboard: TensorboardWriter | null = null) {
     cutAfter(path, resumedStep);
     this.handle = openSync(path, 'a');
+    this.tensorboard = tensorboard;
   }
 
   step(metrics: StepMetrics): void {
     this.append(Object.fromEntries(stepKeys.map((key) => [key, metrics[key]])));
+    const { step, ...values } = metrics;
+    this.tensorboard?.scalars(step, Object.fromEntries(Object.entries(values).map(([key, v]) => [`train/${key}`, v])));
   }
 
   validation(metrics: ValidationMetrics): void {
     this.append(metrics);
+    this.tensorboard?.scalars(metrics.step, { 'validation/loss': metrics.val_loss });
   }
 
   close(): void {
     closeSync(this.handle);
+    this.tensorboard?.close();
   }
 
   /** One write call a line: a reader never sees half of one. JSON has no NaN; a loss that is not finite becomes null. */
