@@ -6,7 +6,6 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
-const { loadNative } = await import('../dist/src/engine/torch/native.js');
 
 const TYPES = {
   Tensor: 'TorchTensor',
@@ -65,8 +64,7 @@ function functionFor(name, schema) {
   ].join('\n');
 }
 
-export function generate() {
-  const addon = loadNative();
+export function generate(addon) {
   const names = readFileSync(here('../src/engine/torch/operators.txt'), 'utf8').split('\n').filter(Boolean);
   const functions = names.map((name) => functionFor(name, addon.operatorSchema(addon.findOperator(name))));
   return [
@@ -80,5 +78,6 @@ export function generate() {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  writeFileSync(here('../src/engine/torch/aten.generated.ts'), generate());
+  const { loadNative } = await import('../dist/src/engine/torch/native.js');
+  writeFileSync(here('../src/engine/torch/aten.generated.ts'), generate(loadNative()));
 }
