@@ -2,10 +2,9 @@
  * The dry run behind `neva data check`: every record read, encoded with the run's template and length, every image decoded.
  * Verdicts on image files are kept between runs by size and time of change.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { writeFileAtomic } from '../files.ts';
 import { mapLimited } from './concurrent.ts';
-import { decodeFile } from './images.ts';
 import { isRecordProblem, type ProblemKind } from './problem.ts';
 import { SampleSource, type SourceOptions } from './source.ts';
 import { IGNORE } from './types.ts';
@@ -65,9 +64,9 @@ const EXAMPLES = 5;
 const PARALLEL = 8;
 
 export async function checkData(options: CheckOptions): Promise<CheckReport> {
-  const source = new SampleSource(options);
+  const source = await SampleSource.open(options);
   try {
-    const images = new ImageVerdicts(options);
+    const images = new ImageVerdicts(options, source);
     const indices = spread(source.size, options.limit ?? source.size);
     const problems: Partial<Record<ProblemKind, ProblemSummary>> = {};
     const positions: number[] = [];
@@ -124,14 +123,16 @@ class ImageVerdicts {
   decoded = 0;
   remembered = 0;
   readonly #options: CheckOptions;
+  readonly #source: SampleSource;
   /** Limits are part of a verdict: a file written under other limits is not used. */
   readonly #limits: string;
   readonly #known: Map<string, Verdict>;
   /** Files met in this run: decoded once, however many records show them. */
   readonly #met = new Map<string, Promise<Verdict['problem']>>();
 
-  constructor(options: CheckOptions) {
+  constructor(options: CheckOptions, source: SampleSource) {
     this.#options = options;
+    this.#source = source;
     this.#limits = `${options.maxImageBytes ?? ''}/${options.maxImagePixels ?? ''}`;
     this.#known = readVerdicts(options.cacheFile, this.#limits);
   }
@@ -146,22 +147,21 @@ class ImageVerdicts {
   }
 
   async #judge(path: string): Promise<Verdict['problem']> {
-    const status = statSync(path, { throwIfNoEntry: false });
-    const stamp = { size: status?.size ?? -1, time: status?.mtimeMs ?? -1 };
+    const stamp = this.#source.images.stamp(path);
     const known = this.#known.get(path);
-    if (status && known?.size === stamp.size && known.time === stamp.time) {
+    if (stamp !== null && known?.size === stamp.size && known.time === stamp.time) {
       this.remembered++;
       return known.problem;
     }
     let found: Verdict['problem'] = null;
     this.decoded++;
     try {
-      await decodeFile(path, { maxBytes: this.#options.maxImageBytes, maxPixels: this.#options.maxImagePixels });
+      await this.#source.decode(path);
     } catch (error) {
       if (!isRecordProblem(error)) throw error;
       found = { kind: error.kind, message: error.message };
     }
-    this.#known.set(path, { ...stamp, problem: found });
+    if (stamp !== null) this.#known.set(path, { ...stamp, problem: found });
     return found;
   }
 

@@ -22,8 +22,8 @@ export interface Dataset {
   close(): void;
 }
 
-export function openDataset(path: string): Dataset {
-  const file = openRecords(path);
+export async function openDataset(path: string): Promise<Dataset> {
+  const file = await openRecords(path);
   if (file.size === 0) {
     file.close();
     throw problem('record', {
@@ -70,7 +70,7 @@ function readRecord(file: RecordFile, index: number): DataRecord {
   if (record.id !== undefined && record.id !== null) name += ` (id ${id})`;
 
   const turns = readTurns(record.conversations, wrong);
-  const images = readImages(record.image, wrong);
+  const images = record.image === undefined ? takeInlineImages(turns) : readImages(record.image, wrong);
   const tags = turns.reduce((sum, turn) => sum + turn.text.split(IMAGE_TAG).length - 1, 0);
   if (tags !== images.length) {
     throw wrong(
@@ -130,6 +130,18 @@ function readImages(value: unknown, wrong: Wrong): string[] {
     }
     return path;
   });
+}
+
+/** SteerLM's form: pictures stand inside the text as `<img src="…">`; their base name lies below the image folder. */
+function takeInlineImages(turns: Turn[]): string[] {
+  const images: string[] = [];
+  for (const turn of turns) {
+    turn.text = turn.text.replace(/<img\s+src=(["'])(.*?)\1[^>]*>/g, (_tag, _quote, source: string) => {
+      images.push(source.split('/').at(-1) ?? source);
+      return IMAGE_TAG;
+    });
+  }
+  return images;
 }
 
 /** What stands there, short enough for a message. */

@@ -2,10 +2,10 @@
  * Pictures: file → RGB bytes as Pillow's `convert('RGB')` gives them → CLIP's preprocessing → [3, S, S] float32.
  */
 import { existsSync, readFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp, { type Sharp } from 'sharp';
 import { mistake } from '../errors.ts';
+import { readLimited } from './files.ts';
 import { problem } from './problem.ts';
 import { type Picture, resample } from './resample.ts';
 
@@ -38,35 +38,6 @@ export async function decodeFile(
   { maxBytes = MAX_BYTES, maxPixels = MAX_PIXELS }: { maxBytes?: number; maxPixels?: number } = {},
 ): Promise<Picture> {
   return decode(await readLimited(path, maxBytes), path, maxPixels);
-}
-
-async function readLimited(path: string, maxBytes: number): Promise<Buffer> {
-  let file: Awaited<ReturnType<typeof open>>;
-  try {
-    file = await open(path, 'r');
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    throw problem('image_missing', {
-      where: path,
-      problem: code === 'ENOENT' || code === 'ENOTDIR' ? 'no such image file' : `cannot open the image file (${code})`,
-      fix: 'check model.data.image_folder and the path in the record',
-    });
-  }
-  try {
-    const status = await file.stat();
-    if (!status.isFile()) throw problem('image_unreadable', { where: path, problem: 'not a file' });
-    if (status.size > maxBytes) {
-      throw problem('image_too_large', {
-        where: path,
-        problem: 'image file too large',
-        expected: `at most ${maxBytes} bytes`,
-        found: `${status.size} bytes`,
-      });
-    }
-    return await file.readFile();
-  } finally {
-    await file.close();
-  }
 }
 
 /** What libvips can read without running a document renderer. `heif` is AVIF. */

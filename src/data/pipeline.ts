@@ -39,7 +39,19 @@ export class Pipeline {
   readonly #sampler: Sampler;
   #problems: MetProblem[] = [];
 
-  constructor(options: DataOptions) {
+  private constructor(options: DataOptions, source: SampleSource) {
+    this.#options = options;
+    this.source = source;
+    this.#sampler = new Sampler({
+      kind: options.dataloaderType,
+      size: source.size,
+      globalBatchSize: options.globalBatchSize,
+      seed: options.seed,
+    });
+  }
+
+  /** Rejects with a user error where data, tokenizer or options do not serve. */
+  static async open(options: DataOptions): Promise<Pipeline> {
     const { globalBatchSize, microBatchSize, dataParallelSize } = options;
     if (globalBatchSize % (microBatchSize * dataParallelSize) !== 0) {
       throw mistake({
@@ -49,20 +61,18 @@ export class Pipeline {
         found: String(globalBatchSize),
       });
     }
-    this.#options = options;
-    this.source = new SampleSource(options);
-    const { size } = this.source;
-    if (size < globalBatchSize && options.dataloaderType === 'cyclic') {
-      this.source.close();
+    const source = await SampleSource.open(options);
+    if (source.size < globalBatchSize && options.dataloaderType === 'cyclic') {
+      source.close();
       throw mistake({
         where: options.dataPath,
         problem: 'fewer records than one global batch takes',
         expected: `at least model.global_batch_size = ${globalBatchSize} records`,
-        found: `${size}`,
+        found: `${source.size}`,
         fix: 'lower model.global_batch_size, or set model.data.dataloader_type=single',
       });
     }
-    this.#sampler = new Sampler({ kind: options.dataloaderType, size, globalBatchSize, seed: options.seed });
+    return new Pipeline(options, source);
   }
 
   /** This rank's share of the global batch that begins after `position` consumed samples. */

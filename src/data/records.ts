@@ -4,6 +4,7 @@
  */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { mistake } from '../errors.ts';
+import { gunzipToDescriptor } from './files.ts';
 import { problem } from './problem.ts';
 
 export interface RecordFile {
@@ -20,8 +21,8 @@ const [QUOTE, BACKSLASH, COMMA, OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJE
 ] as [number, number, number, number, number, number, number, number];
 const isSpace = (byte: number) => byte === 32 || byte === 10 || byte === 13 || byte === 9;
 
-/** Opens a file of records: a JSON array, or one JSON value a line (told apart by the first character). */
-export function openRecords(path: string): RecordFile {
+/** Opens a file of records: a JSON array, or one JSON value a line (told apart by the first character), perhaps gzipped. */
+export async function openRecords(path: string): Promise<RecordFile> {
   let file: number;
   try {
     file = openSync(path, 'r');
@@ -37,12 +38,23 @@ export function openRecords(path: string): RecordFile {
     if (fstatSync(file).isDirectory()) {
       throw mistake({ where: path, problem: 'the data file is a folder', expected: 'a .json or .jsonl file' });
     }
+    if (isGzip(file)) {
+      closeSync(file);
+      file = -1;
+      file = await gunzipToDescriptor(path);
+    }
     const { starts, ends } = scan(file, path);
     return new FileOfRecords(path, file, starts, ends);
   } catch (error) {
-    closeSync(file);
+    if (file >= 0) closeSync(file);
     throw error;
   }
+}
+
+/** By its first bytes, whatever the name says. */
+function isGzip(file: number): boolean {
+  const magic = Buffer.alloc(2);
+  return readSync(file, magic, 0, 2, 0) === 2 && magic[0] === 0x1f && magic[1] === 0x8b;
 }
 
 class FileOfRecords implements RecordFile {

@@ -2,7 +2,6 @@
 
 import { mistake } from '../errors.ts';
 import { renderRecord } from './example.ts';
-import { decodeFile, preprocess } from './images.ts';
 import { SampleSource, type SourceOptions } from './source.ts';
 import type { Segment } from './templates.ts';
 import type { Tokenizer } from './tokenizer.ts';
@@ -36,7 +35,7 @@ export async function showRecord(
   options: SourceOptions,
   index: number,
 ): Promise<{ record: ShownRecord; pieces: ShownPiece[]; pixels: Float32Array[] }> {
-  const source = new SampleSource(options);
+  const source = await SampleSource.open(options);
   try {
     if (!Number.isInteger(index) || index < 0 || index >= source.size) {
       throw mistake({
@@ -54,16 +53,9 @@ export async function showRecord(
     const images: ShownRecord['images'] = [];
     const pixels: Float32Array[] = [];
     for (const path of source.imagePaths(raw)) {
-      const picture = await decodeFile(path, { maxBytes: options.maxImageBytes, maxPixels: options.maxImagePixels });
+      const picture = await source.decode(path);
       images.push({ path, width: picture.width, height: picture.height });
-      pixels.push(
-        preprocess(picture, {
-          imageSize: options.imageSize,
-          aspect: options.aspect,
-          mean: options.imageMean,
-          std: options.imageStd,
-        }),
-      );
+      pixels.push(source.preprocess(picture));
     }
     const pieces = shownPieces(renderRecord(raw, source.template, source.name(raw)), source.tokenizer);
     const text = pieces.map((piece) => piece.text).join('');

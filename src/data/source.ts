@@ -1,10 +1,11 @@
 /** The records of a data set as training sees them: checked, encoded with the template, pictures decoded. */
-import { basename, dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import type { Sample } from './collate.ts';
 import { type DataRecord, type Dataset, openDataset } from './dataset.ts';
 import { type EncodingOptions, type Example, encodeRecord, requireTokens } from './example.ts';
-import { type Aspect, loadImage } from './images.ts';
-import { isRecordProblem, problem } from './problem.ts';
+import { type ImageStore, openImageStore } from './image-store.ts';
+import { type Aspect, decode, MAX_BYTES, preprocess } from './images.ts';
+import { isRecordProblem } from './problem.ts';
+import type { Picture } from './resample.ts';
 import { type Compat, findTemplate, type Template } from './templates.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 
@@ -30,16 +31,29 @@ export interface SourceOptions extends EncodingOptions {
 
 export class SampleSource {
   readonly dataset: Dataset;
+  readonly images: ImageStore;
   readonly tokenizer: Tokenizer;
   readonly template: Template;
   readonly options: SourceOptions;
 
-  constructor(options: SourceOptions) {
+  private constructor(options: SourceOptions, dataset: Dataset) {
     this.options = options;
+    this.dataset = dataset;
     this.template = findTemplate(options.template, options.templateCompat);
     this.tokenizer = loadTokenizer(options.tokenizerFolder, options.additionalTokens);
     requireTokens(this.template, this.tokenizer);
-    this.dataset = openDataset(options.dataPath);
+    this.images = openImageStore(options.imageFolder, options.dataPath);
+  }
+
+  /** Rejects with a user error where a file, the template or the tokenizer does not serve. */
+  static async open(options: SourceOptions): Promise<SampleSource> {
+    const dataset = await openDataset(options.dataPath);
+    try {
+      return new SampleSource(options, dataset);
+    } catch (error) {
+      dataset.close();
+      throw error;
+    }
   }
 
   get size(): number {
@@ -57,7 +71,7 @@ export class SampleSource {
 
   /** Files of the record's images, in order. */
   imagePaths(record: DataRecord): string[] {
-    return record.images.map((image) => imagePath(image, this.options, this.name(record)));
+    return record.images.map((image) => this.images.locate(image, this.name(record)));
   }
 
   /** Record `index` encoded, with its pictures decoded. */
@@ -68,17 +82,24 @@ export class SampleSource {
     return { id: record.id, example, pictures };
   }
 
+  /** RGB bytes of an image that `imagePaths` gave. */
+  async decode(path: string): Promise<Picture> {
+    return decode(
+      await this.images.read(path, this.options.maxImageBytes ?? MAX_BYTES),
+      path,
+      this.options.maxImagePixels,
+    );
+  }
+
+  /** [3, S, S] as the vision tower takes it. */
+  preprocess(picture: Picture): Float32Array {
+    const { imageSize, aspect, imageMean: mean, imageStd: std } = this.options;
+    return preprocess(picture, { imageSize, aspect, mean, std });
+  }
+
   async #picture(path: string, record: DataRecord): Promise<Float32Array> {
-    const { imageSize, aspect, imageMean, imageStd, maxImageBytes, maxImagePixels } = this.options;
     try {
-      return await loadImage(path, {
-        imageSize,
-        aspect,
-        mean: imageMean,
-        std: imageStd,
-        maxBytes: maxImageBytes,
-        maxPixels: maxImagePixels,
-      });
+      return this.preprocess(await this.decode(path));
     } catch (error) {
       if (isRecordProblem(error)) error.message = `${this.name(record)}: ${error.message}`;
       throw error;
@@ -87,32 +108,6 @@ export class SampleSource {
 
   close(): void {
     this.dataset.close();
+    this.images.close();
   }
-}
-
-/** Where a record's image lies. A path that leads out of the image folder is refused. */
-export function imagePath(
-  image: string,
-  options: { dataPath: string; imageFolder: string | null },
-  where: string,
-): string {
-  const root = resolve(options.imageFolder ?? dirname(options.dataPath));
-  const path = resolve(root, image);
-  const inside = relative(root, path);
-  if (
-    inside === '' ||
-    inside === '..' ||
-    inside.startsWith(`..${sep}`) ||
-    isAbsolute(inside) ||
-    /^[a-z]+:\/\//i.test(image)
-  ) {
-    throw problem('image_outside', {
-      where: `${where}: image`,
-      problem: 'the path leads out of the image folder',
-      expected: `a file below ${root}`,
-      found: image,
-      fix: `give paths relative to model.data.image_folder, e.g. ${basename(image)}`,
-    });
-  }
-  return path;
 }

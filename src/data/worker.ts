@@ -38,7 +38,7 @@ function buffers({ microBatches }: GlobalBatch): ArrayBuffer[] {
 }
 
 async function run(): Promise<void> {
-  const pipeline = new Pipeline(options);
+  const pipeline = await Pipeline.open(options);
   try {
     post({ type: 'open', size: pipeline.source.size });
     let position = consumedSamples;

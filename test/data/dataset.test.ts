@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { openDataset } from '../../src/data/dataset.ts';
 import { openRecords } from '../../src/data/records.ts';
@@ -16,8 +17,8 @@ function file(text: string | Buffer, name = 'data.json'): string {
   writeFileSync(path, text);
   return path;
 }
-function readAll(text: string): unknown[] {
-  const records = openRecords(file(text));
+async function readAll(text: string | Buffer): Promise<unknown[]> {
+  const records = await openRecords(file(text));
   try {
     return Array.from({ length: records.size }, (_, i) => records.read(i));
   } finally {
@@ -25,29 +26,29 @@ function readAll(text: string): unknown[] {
   }
 }
 
-test('any JSON array and any JSONL is read record by record', () => {
-  fc.assert(
-    fc.property(fc.array(fc.jsonValue(), { maxLength: 12 }), fc.constantFrom(0, 1, 4), (values, indent) => {
-      assert.deepEqual(readAll(JSON.stringify(values, null, indent)), JSON.parse(JSON.stringify(values)));
+test('any JSON array and any JSONL is read record by record', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.jsonValue(), { maxLength: 12 }), fc.constantFrom(0, 1, 4), async (values, indent) => {
+      assert.deepEqual(await readAll(JSON.stringify(values, null, indent)), JSON.parse(JSON.stringify(values)));
       const objects = values.map((value) => ({ value }));
       const lines = objects.map((value) => JSON.stringify(value)).join(indent ? '\r\n' : '\n');
-      assert.deepEqual(readAll(lines), JSON.parse(JSON.stringify(objects)));
+      assert.deepEqual(await readAll(lines), JSON.parse(JSON.stringify(objects)));
     }),
     { numRuns: 300 },
   );
 });
 
-test('records that cross the boundary of a read are whole', () => {
+test('records that cross the boundary of a read are whole', async () => {
   const values = Array.from({ length: 60 }, (_, i) => ({ i, text: `"\\[{,é${'x'.repeat(60_000)}` }));
-  assert.deepEqual(readAll(JSON.stringify(values)), values);
+  assert.deepEqual(await readAll(JSON.stringify(values)), values);
 });
 
-test('a byte-order mark and blank lines are passed over', () => {
-  assert.deepEqual(readAll('\uFEFF[1, 2]'), [1, 2]);
-  assert.deepEqual(readAll('{"a":1}\n\n  \n{"a":2}'), [{ a: 1 }, { a: 2 }]);
+test('a byte-order mark and blank lines are passed over', async () => {
+  assert.deepEqual(await readAll('\uFEFF[1, 2]'), [1, 2]);
+  assert.deepEqual(await readAll('{"a":1}\n\n  \n{"a":2}'), [{ a: 1 }, { a: 2 }]);
 });
 
-test('malformed files are user errors that say where', () => {
+test('malformed files are user errors that say where', async () => {
   const cases: [string, RegExp][] = [
     ['[{"a":1}, ', /ends inside the array/],
     ['[{"a":1} {"b":2}]', /record 0.*not valid JSON/s],
@@ -57,18 +58,18 @@ test('malformed files are user errors that say where', () => {
     ['{"a":', /record 0.*not valid JSON/s],
     ['not json', /record 0.*not valid JSON/s],
   ];
-  for (const [text, message] of cases) assert.throws(() => readAll(text), { userError: true, message }, text);
-  assert.throws(() => openRecords(folder), { userError: true, message: /is a folder/ });
-  assert.throws(() => openDataset(file('[]')), { userError: true, message: /holds no records/ });
-  assert.throws(() => openDataset(file('')), { userError: true, message: /holds no records/ });
+  for (const [text, message] of cases) await assert.rejects(readAll(text), { userError: true, message }, text);
+  await assert.rejects(openRecords(folder), { userError: true, message: /is a folder/ });
+  await assert.rejects(openDataset(file('[]')), { userError: true, message: /holds no records/ });
+  await assert.rejects(openDataset(file('')), { userError: true, message: /holds no records/ });
 });
 
 const turns = [
   { from: 'human', value: '<image>\nWhat?' },
   { from: 'gpt', value: 'That.' },
 ];
-const get = (record: unknown) => {
-  const dataset = openDataset(file(JSON.stringify([record])));
+const get = async (record: unknown) => {
+  const dataset = await openDataset(file(JSON.stringify([record])));
   try {
     return dataset.get(0);
   } finally {
@@ -76,16 +77,40 @@ const get = (record: unknown) => {
   }
 };
 
-test('good records', () => {
-  assert.deepEqual(get({ id: 7, image: 'a.png', conversations: turns }).images, ['a.png']);
-  assert.equal(get({ id: 7, image: 'a.png', conversations: turns }).id, '7');
-  assert.equal(get({ image: ['a.png'], conversations: turns }).id, '0');
-  const leading = [{ from: 'gpt', value: 'Hi.' }, ...turns];
-  assert.equal(get({ id: 'a', image: 'a.png', conversations: leading }).turns.length, 2);
-  assert.equal(get({ id: 'a', image: 'a.png', conversations: turns, system: 'Be brief.' }).system, 'Be brief.');
+test('gzipped files are read like plain ones, whatever their name; damaged ones are named', async () => {
+  const packed = gzipSync('[{"a": 1}, {"a": 2}]');
+  assert.deepEqual(await readAll(packed), [{ a: 1 }, { a: 2 }]);
+  assert.deepEqual(await readAll(gzipSync('{"a": 1}\n{"a": 2}\n')), [{ a: 1 }, { a: 2 }]);
+  await assert.rejects(readAll(packed.subarray(0, packed.length - 6)), { userError: true, message: /cannot unpack/ });
+  await assert.rejects(readAll(gzipSync(Buffer.alloc(1 << 28, 32))), {
+    userError: true,
+    message: /more than 256 times/,
+  });
 });
 
-test('a bad record is named with its key, what was expected and what was found', () => {
+test('SteerLM records carry their pictures inside the text, and a label for each answer', async () => {
+  const conversations = [
+    { from: 'User', value: 'Look: <img src="/data/a/dog.png"> and <img src="cat.jpg"/>', label: null },
+    { from: 'Assistant', value: 'Pets.', label: 'quality:4' },
+  ];
+  const record = await get({ system: 'Chat.\n', conversations });
+  assert.deepEqual(record.images, ['dog.png', 'cat.jpg']);
+  assert.deepEqual(record.turns, [
+    { from: 'human', text: 'Look: <image> and <image>' },
+    { from: 'gpt', text: 'Pets.', label: 'quality:4' },
+  ]);
+});
+
+test('good records', async () => {
+  assert.deepEqual((await get({ id: 7, image: 'a.png', conversations: turns })).images, ['a.png']);
+  assert.equal((await get({ id: 7, image: 'a.png', conversations: turns })).id, '7');
+  assert.equal((await get({ image: ['a.png'], conversations: turns })).id, '0');
+  const leading = [{ from: 'gpt', value: 'Hi.' }, ...turns];
+  assert.equal((await get({ id: 'a', image: 'a.png', conversations: leading })).turns.length, 2);
+  assert.equal((await get({ id: 'a', image: 'a.png', conversations: turns, system: 'Be brief.' })).system, 'Be brief.');
+});
+
+test('a bad record is named with its key, what was expected and what was found', async () => {
   const cases: [unknown, string, RegExp][] = [
     ['text', 'record', /record 0: not a record/],
     [[1], 'record', /not a record/],
@@ -104,7 +129,7 @@ test('a bad record is named with its key, what was expected and what was found',
     [{ image: 'a', system: 3, conversations: turns }, 'record', /system: not a text/],
   ];
   for (const [record, kind, message] of cases) {
-    assert.throws(() => get(record), { kind, userError: true, message }, JSON.stringify(record));
+    await assert.rejects(get(record), { kind, userError: true, message }, JSON.stringify(record));
   }
 });
 

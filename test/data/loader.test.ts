@@ -191,7 +191,7 @@ test('a closed or forgotten loader does not keep the process alive', () => {
 });
 
 test('start and end tokens stand around the picture when asked for', async () => {
-  const pipeline = new Pipeline(options({ useImStartEnd: true, imStartId: 600, imEndId: 601 }));
+  const pipeline = await Pipeline.open(options({ useImStartEnd: true, imStartId: 600, imEndId: 601 }));
   const { example } = await pipeline.source.sample(0);
   const start = example.imageStarts[0] as number;
   assert.deepEqual([...example.ids.slice(start - 1, start + 5)], [600, 0, 0, 0, 0, 601]);
@@ -199,12 +199,12 @@ test('start and end tokens stand around the picture when asked for', async () =>
 });
 
 test('a record cut before its answer, or through its picture, is a problem of its own kind', async () => {
-  const pipeline = (maxLength: number) => new Pipeline(options({ maxLength }));
-  await assert.rejects(pipeline(20).source.sample(0), { kind: 'image_cut', userError: true });
-  const whole = (await pipeline(256).source.sample(0)).example;
+  const pipeline = (maxLength: number) => Pipeline.open(options({ maxLength }));
+  await assert.rejects((await pipeline(20)).source.sample(0), { kind: 'image_cut', userError: true });
+  const whole = (await (await pipeline(256)).source.sample(0)).example;
   const answer = whole.labels.findIndex((label) => label !== -100);
-  await assert.rejects(pipeline(answer).source.sample(0), { kind: 'no_labels' });
-  const cut = (await pipeline(answer + 2).source.sample(0)).example;
+  await assert.rejects((await pipeline(answer)).source.sample(0), { kind: 'no_labels' });
+  const cut = (await (await pipeline(answer + 2)).source.sample(0)).example;
   assert.deepEqual([...cut.ids], [...whole.ids.slice(0, answer + 2)]);
 });
 
@@ -215,7 +215,7 @@ test('no path leads out of the image folder', async () => {
       Array.from({ length: 4 }, () => ({ ...record(0), image })),
     );
     await assert.rejects(
-      new Pipeline(options({ dataPath })).source.sample(0),
+      (await Pipeline.open(options({ dataPath }))).source.sample(0),
       { kind: 'image_outside', userError: true },
       image,
     );

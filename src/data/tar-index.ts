@@ -1,0 +1,69 @@
+/**
+ * Where the files of a tar archive lie in it, so that any of them can be read by position. Headers are decoded by the `tar`
+ * package; bodies are passed over, so that indexing costs one small read a file.
+ */
+import { fstatSync, readSync } from 'node:fs';
+import { Header, Pax } from 'tar';
+import { mistake } from '../errors.ts';
+
+export interface TarEntry {
+  /** Byte position and length of the content. */
+  offset: number;
+  size: number;
+}
+
+const BLOCK = 512;
+/** Extended headers hold names and numbers: more than this is an attack or damage. */
+const MAX_EXTENDED = 1 << 20;
+
+/** Entries by name (leading `./` taken off), the last of equal names winning as in extraction. */
+export function indexTar(file: number, path: string): Map<string, TarEntry> {
+  const entries = new Map<string, TarEntry>();
+  const length = fstatSync(file).size;
+  const broken = (what: string, at: number) =>
+    mistake({
+      where: path,
+      problem: `not a usable tar archive: ${what} at byte ${at}`,
+      expected: 'an uncompressed .tar file',
+      fix: 'make it anew with `tar -cf`, or point model.data.image_folder at the unpacked folder',
+    });
+  let extended: Pax | undefined;
+  let global: Pax | undefined;
+  let longName: string | undefined;
+  const block = Buffer.alloc(BLOCK);
+  let at = 0;
+  while (at + BLOCK <= length) {
+    readSync(file, block, 0, BLOCK, at);
+    let header: Header;
+    try {
+      header = new Header(block, 0, extended, global);
+    } catch (error) {
+      throw broken((error as Error).message, at);
+    }
+    if (header.nullBlock) break;
+    if (!header.cksumValid) throw broken('a damaged header', at);
+    const size = header.size ?? 0;
+    const offset = at + BLOCK;
+    if (!Number.isSafeInteger(size) || size < 0 || offset + size > length)
+      throw broken('an entry that the file ends in', at);
+    at = offset + Math.ceil(size / BLOCK) * BLOCK;
+    const { type } = header;
+    if (type === 'ExtendedHeader' || type === 'GlobalExtendedHeader' || type === 'NextFileHasLongPath') {
+      if (size > MAX_EXTENDED) throw broken('an oversized extended header', offset);
+      const body = Buffer.alloc(size);
+      readSync(file, body, 0, size, offset);
+      const text = body.toString('utf8');
+      if (type === 'NextFileHasLongPath') longName = text.replace(/\0[\s\S]*$/, '');
+      else if (type === 'ExtendedHeader') extended = Pax.parse(text, extended, false);
+      else global = Pax.parse(text, global, true);
+      continue;
+    }
+    const name = longName ?? header.path ?? '';
+    if (type === 'File' || type === 'OldFile' || type === 'ContiguousFile') {
+      entries.set(name.replace(/^(\.\/)+/, ''), { offset, size });
+    }
+    extended = undefined;
+    longName = undefined;
+  }
+  return entries;
+}
