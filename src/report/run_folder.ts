@@ -2,7 +2,7 @@
  * The folder of a run, `<exp_dir>/<name>/version_<n>/`: made exclusively, or found again to go on with.
  * Other programs read it; DESIGN names its files. The empty file `finished` marks a run that reached its last step.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { stringify } from 'yaml';
 import { mistake } from '../errors.ts';
@@ -34,6 +34,8 @@ export interface RunFolder {
   readonly lastCheckpoint: string | null;
   /** The optimizer step that `lastCheckpoint` was saved after; 0 without one. */
   readonly resumedStep: number;
+  /** This process made the folder. */
+  readonly made: boolean;
   /** One line that says which folder this is and why. */
   readonly notice: string;
 }
@@ -42,33 +44,29 @@ const finishedFile = 'finished';
 
 /** Opens the run folder that the options ask for; throws a user error where that would mix two runs. */
 export function openRunFolder(options: RunFolderOptions): RunFolder {
+  // Before a folder is made: a wrong path must leave nothing behind.
+  const from = options.resumeFrom === null ? null : newestCheckpoint(options.resumeFrom);
   const found = options.explicitDir !== null || options.version !== null ? openNamed(options) : openNumbered(options);
-  const run = describe(found.dir, found.resumed ? checkpointOfRun(found.dir) : null, found.notice);
-  if (run.lastCheckpoint) return run;
-  if (options.resumeFrom !== null) {
-    const from = newestCheckpoint(options.resumeFrom);
-    return describe(run.dir, from, `${run.notice}, going on from ${from}`);
-  }
-  return run;
-}
-
-function describe(dir: string, lastCheckpoint: string | null, notice: string): RunFolder {
-  const checkpointsDir = join(dir, 'checkpoints');
+  const own = found.resumed ? checkpointOfRun(found.dir) : null;
+  const lastCheckpoint = own ?? from;
+  const checkpointsDir = join(found.dir, 'checkpoints');
   mkdirSync(checkpointsDir, { recursive: true });
   return {
-    dir,
+    dir: found.dir,
     checkpointsDir,
-    logFile: join(dir, 'neva.log'),
-    metricsFile: join(dir, 'metrics.jsonl'),
+    logFile: join(found.dir, 'neva.log'),
+    metricsFile: join(found.dir, 'metrics.jsonl'),
     lastCheckpoint,
     resumedStep: lastCheckpoint ? stepOf(lastCheckpoint) : 0,
-    notice,
+    made: found.made,
+    notice: own || !from ? found.notice : `${found.notice}, going on from ${from}`,
   };
 }
 
 interface Opened {
   dir: string;
   resumed: boolean;
+  made: boolean;
   notice: string;
 }
 
@@ -79,8 +77,8 @@ function openNamed(options: RunFolderOptions): Opened {
     options.explicitDir !== null ? resolve(options.explicitDir) : join(experimentDir(options), options.version!);
   if (!existsSync(dir) || readdirSync(dir).length === 0) {
     requireNothingToResume(options, dir);
-    mkdirSync(dir, { recursive: true });
-    return { dir, resumed: false, notice: `Run folder ${dir}` };
+    const made = mkdirSync(dir, { recursive: true }) !== undefined;
+    return { dir, resumed: false, made, notice: `Run folder ${dir}` };
   }
   const fix = `set ${key} to a new folder, or`;
   if (!options.resumeIfExists) {
@@ -102,7 +100,12 @@ function openNamed(options: RunFolderOptions): Opened {
   }
   const resumed = checkpointOfRun(dir) !== null;
   if (!resumed) requireNothingToResume(options, dir);
-  return { dir, resumed, notice: resumed ? `Going on in ${dir}` : `Run folder ${dir} (nothing was saved there yet)` };
+  return {
+    dir,
+    resumed,
+    made: false,
+    notice: resumed ? `Going on in ${dir}` : `Run folder ${dir} (nothing was saved there yet)`,
+  };
 }
 
 /** The newest version is gone on with if it was left unfinished with a checkpoint; otherwise the next one is made. */
@@ -115,7 +118,7 @@ function openNumbered(options: RunFolderOptions): Opened {
   if (options.resumeIfExists && newest !== undefined) {
     const dir = join(parent, `version_${newest}`);
     const finished = isFinished(dir) && !options.resumePastEnd;
-    if (!finished && checkpointOfRun(dir)) return { dir, resumed: true, notice: `Going on in ${dir}` };
+    if (!finished && checkpointOfRun(dir)) return { dir, resumed: true, made: false, notice: `Going on in ${dir}` };
     reason = finished ? ` (version_${newest} has finished)` : ` (version_${newest} had saved nothing to go on from)`;
   }
   if (newest === undefined || !isFinished(join(parent, `version_${newest}`))) requireNothingToResume(options, parent);
@@ -124,7 +127,7 @@ function openNumbered(options: RunFolderOptions): Opened {
     try {
       // Not recursive: of two runs that start at the same moment, one gets EEXIST and takes the next number.
       mkdirSync(dir);
-      return { dir, resumed: false, notice: `Run folder ${dir}${reason}` };
+      return { dir, resumed: false, made: true, notice: `Run folder ${dir}${reason}` };
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     }
@@ -157,6 +160,15 @@ const isFinished = (dir: string) => existsSync(join(dir, finishedFile));
 /** The run reached its last step: starting it again makes a new version. */
 export function markFinished(run: RunFolder): void {
   writeFileSync(join(run.dir, finishedFile), '');
+}
+
+/**
+ * Removes the folder of a run that ended before its first step for a mistake of the user's: nothing half-written stays,
+ * and the corrected command gets the same version. A folder that was there before is left alone.
+ */
+export function removeUnused(run: RunFolder): void {
+  const trained = statSync(run.metricsFile, { throwIfNoEntry: false })?.size ?? 0;
+  if (run.made && trained === 0) rmSync(run.dir, { recursive: true, force: true });
 }
 
 /** Records how the run was asked for: the resolved configuration, and the overrides as they were typed. */

@@ -12,6 +12,7 @@ import {
   type RunFolder,
   type RunFolderOptions,
   recordConfig,
+  removeUnused,
 } from '../../src/report/run_folder.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-runs-'));
@@ -131,4 +132,29 @@ test('newestCheckpoint accepts a checkpoint, a run and an experiment, and says w
   assert.throws(() => newestCheckpoint(join(folder, 'nowhere')), userError(/there is no such folder/));
   assert.throws(() => newestCheckpoint(join(checkpoint, 'model.safetensors')), userError(/it is a file/));
   assert.equal(existsSync(join(folder, 'nowhere')), false);
+});
+
+test('a run that ended before its first step leaves no folder; one that trained stays', () => {
+  const options = fresh({ resumeIfExists: false });
+  const run = openRunFolder(options);
+  recordConfig(run, {}, []);
+  writeFileSync(run.metricsFile, '');
+  removeUnused(run);
+  assert.equal(existsSync(run.dir), false);
+  const again = openRunFolder(options);
+  assert.equal(again.dir, run.dir);
+  writeFileSync(again.metricsFile, '{"step":1}\n');
+  removeUnused(again);
+  assert.ok(existsSync(again.dir));
+
+  const mine = join(folder, 'mine-and-empty');
+  mkdirSync(mine);
+  removeUnused(openRunFolder({ ...options, explicitDir: mine }));
+  assert.ok(existsSync(mine));
+});
+
+test('a wrong path to resume from makes no folder', () => {
+  const options = fresh({ resumeFrom: join(folder, 'nowhere') });
+  assert.throws(() => openRunFolder(options), userError(/no such folder/));
+  assert.equal(existsSync(options.expDir!), false);
 });
