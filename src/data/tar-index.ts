@@ -58,7 +58,8 @@ export function indexTar(file: number, path: string): Map<string, TarEntry> {
       else global = Pax.parse(text, global, true);
       continue;
     }
-    const name = longName ?? header.path ?? '';
+    // An extended header's path is whole; the header would put its own prefix before it.
+    const name = longName ?? extended?.path ?? header.path ?? '';
     if (type === 'File' || type === 'OldFile' || type === 'ContiguousFile') {
       entries.set(name.replace(/^(\.\/)+/, ''), { offset, size });
     }
