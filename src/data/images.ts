@@ -96,7 +96,7 @@ function unreadable({ message }: Error, bytes: Uint8Array, path: string, maxPixe
 }
 
 /** Keeps the first three channels, or repeats the first of one or two. */
-function toRgb(data: Uint8Array, channels: number, pixels: number): Uint8Array {
+function toRgb(data: Uint8Array | Uint8ClampedArray, channels: number, pixels: number): Picture['data'] {
   if (channels === 3) return data;
   const out = new Uint8Array(pixels * 3);
   const [green, blue] = channels > 3 ? [1, 2] : [0, 0];
@@ -159,7 +159,9 @@ function padToSquare({ data, width, height }: Picture, mean: readonly number[]):
   const side = Math.max(width, height);
   const colour = mean.map((value) => Math.trunc(value * 255));
   const out = new Uint8Array(side * side * 3);
-  for (let i = 0; i < out.length; i += 3) out.set(colour, i);
+  out.set(colour);
+  // Doubling copies: the canvas is filled in log₂(pixels) steps.
+  for (let filled = 3; filled < out.length; filled *= 2) out.copyWithin(filled, 0, filled);
   const left = Math.floor((side - width) / 2);
   const top = Math.floor((side - height) / 2);
   for (let y = 0; y < height; y++) {

@@ -6,7 +6,7 @@
 
 /** RGB bytes, row by row. */
 export interface Picture {
-  data: Uint8Array;
+  data: Uint8Array | Uint8ClampedArray;
   width: number;
   height: number;
 }
@@ -21,6 +21,8 @@ export interface Rectangle {
 /** Pillow's PRECISION_BITS for 8-bit channels: 32 − 8 − 2. */
 const PRECISION = 22;
 const SUPPORT = 2;
+/** One half, in fixed point: rounding. */
+const HALF = 1 << (PRECISION - 1);
 
 interface Coefficients {
   taps: number;
@@ -68,11 +70,6 @@ function coefficients(input: number, output: number, from: number, size: number)
   return { taps, first, count, weights };
 }
 
-const clip8 = (sum: number) => {
-  const value = sum >> PRECISION;
-  return Math.max(0, Math.min(value, 255));
-};
-
 /** `picture` resized to width × height, of which only `crop` is computed. */
 export function resample(picture: Picture, width: number, height: number, crop: Rectangle): Picture {
   const across = coefficients(picture.width, width, crop.left, crop.width);
@@ -94,33 +91,35 @@ function horizontal(
   copy: Rectangle | null,
   { taps, first, count, weights }: Coefficients,
   width: number,
-): Uint8Array {
-  const out = new Uint8Array((lastRow - firstRow) * width * 3);
+): Uint8ClampedArray {
+  // Stores clamp to 0 … 255 by themselves, as Pillow's clip8 does.
+  const out = new Uint8ClampedArray((lastRow - firstRow) * width * 3);
   let to = 0;
   for (let y = firstRow; y < lastRow; y++) {
+    const row = y * stride * 3;
     if (copy) {
-      const from = (y * stride + copy.left) * 3;
+      const from = row + copy.left * 3;
       out.set(data.subarray(from, from + width * 3), to);
       to += width * 3;
       continue;
     }
     for (let x = 0; x < width; x++) {
-      let r = 1 << (PRECISION - 1);
-      let g = r;
-      let b = r;
-      let from = (y * stride + (first[x] as number)) * 3;
+      let r = HALF;
+      let g = HALF;
+      let b = HALF;
+      let from = row + first[x]! * 3;
       const start = x * taps;
-      const end = start + (count[x] as number);
+      const end = start + count[x]!;
       for (let k = start; k < end; k++) {
-        const weight = weights[k] as number;
-        r = (r + Math.imul(data[from] as number, weight)) | 0;
-        g = (g + Math.imul(data[from + 1] as number, weight)) | 0;
-        b = (b + Math.imul(data[from + 2] as number, weight)) | 0;
+        const weight = weights[k]!;
+        r = (r + Math.imul(data[from]!, weight)) | 0;
+        g = (g + Math.imul(data[from + 1]!, weight)) | 0;
+        b = (b + Math.imul(data[from + 2]!, weight)) | 0;
         from += 3;
       }
-      out[to] = clip8(r);
-      out[to + 1] = clip8(g);
-      out[to + 2] = clip8(b);
+      out[to] = r >> PRECISION;
+      out[to + 1] = g >> PRECISION;
+      out[to + 2] = b >> PRECISION;
       to += 3;
     }
   }
@@ -128,26 +127,36 @@ function horizontal(
 }
 
 function vertical(
-  rows: Uint8Array,
+  rows: Uint8ClampedArray,
   firstRow: number,
   { taps, first, count, weights }: Coefficients,
   width: number,
   height: number,
-): Uint8Array {
+): Uint8ClampedArray {
   const stride = width * 3;
-  const out = new Uint8Array(stride * height);
+  const out = new Uint8ClampedArray(stride * height);
   const sums = new Int32Array(stride);
   for (let y = 0; y < height; y++) {
-    sums.fill(1 << (PRECISION - 1));
-    for (let k = 0; k < (count[y] as number); k++) {
-      const weight = weights[y * taps + k] as number;
-      const from = ((first[y] as number) + k - firstRow) * stride;
+    const to = y * stride;
+    const end = count[y]!;
+    let from = (first[y]! - firstRow) * stride;
+    let k = y * taps;
+    sums.fill(HALF);
+    // Two rows at a time: half the traffic with the sums.
+    let left = end;
+    for (; left >= 2; left -= 2, k += 2, from += 2 * stride) {
+      const weightA = weights[k]!;
+      const weightB = weights[k + 1]!;
+      const next = from + stride;
       for (let x = 0; x < stride; x++) {
-        sums[x] = (sums[x] as number) + Math.imul(rows[from + x] as number, weight);
+        sums[x] = (sums[x]! + Math.imul(rows[from + x]!, weightA) + Math.imul(rows[next + x]!, weightB)) | 0;
       }
     }
-    const to = y * stride;
-    for (let x = 0; x < stride; x++) out[to + x] = clip8(sums[x] as number);
+    if (left === 1) {
+      const weight = weights[k]!;
+      for (let x = 0; x < stride; x++) sums[x] = (sums[x]! + Math.imul(rows[from + x]!, weight)) | 0;
+    }
+    for (let x = 0; x < stride; x++) out[to + x] = sums[x]! >> PRECISION;
   }
   return out;
 }
