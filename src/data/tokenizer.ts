@@ -5,10 +5,11 @@
  * (`Start`) decides whether the tokenizer's dummy prefix `▁` goes before it; see docs/data.md, "Tokenizers".
  */
 import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers';
 import { mistake } from '../errors.ts';
 import { type PrefixRule, prefixRule, type TokenizerJson, withoutPrefix } from './prefix.ts';
+import { fromSentencePiece } from './sentencepiece.ts';
 
 /**
  * What stands before a piece of text: nothing (`text`: also after an image, where LLaVA starts afresh), a special token
@@ -45,34 +46,66 @@ export interface Tokenizer {
 
 type JsonObject = Record<string, unknown>;
 
+interface AddedToken {
+  id: number;
+  content: string;
+  special: boolean;
+  normalized: boolean;
+  lstrip: boolean;
+  rstrip: boolean;
+}
+
 /**
- * Loads the tokenizer of `folder`; `additional` special tokens that it lacks get the ids after its last one.
- * A missing or malformed file is the user's mistake.
+ * Loads a tokenizer: a folder with tokenizer.json or tokenizer.model, or one of these files itself. `additional` special tokens
+ * that it lacks get the ids after its last one. A missing or malformed file is the user's mistake.
  */
-export function loadTokenizer(folder: string, additional: readonly string[] = []): Tokenizer {
-  const path = join(folder, 'tokenizer.json');
-  if (!existsSync(path)) {
-    throw mistake({
-      where: folder,
-      problem: 'no tokenizer in this folder',
-      expected: 'a tokenizer.json file',
-      found: existsSync(join(folder, 'tokenizer.model')) ? 'only the SentencePiece file tokenizer.model' : 'none',
-      fix: 'point model.tokenizer.model at the folder of the language model that holds tokenizer.json',
-    });
-  }
-  const json = readJson(path);
+export function loadTokenizer(path: string, additional: readonly string[] = []): Tokenizer {
+  const file = tokenizerFile(path);
+  const folder = dirname(file);
   const config = readOptionalJson(join(folder, 'tokenizer_config.json'));
   const specials = readOptionalJson(join(folder, 'special_tokens_map.json'));
-  return makeTokenizer(
-    withAdded(json as unknown as TokenizerJson, additional),
-    { ...specials, ...present(config) },
-    path,
-  );
+  if (file.endsWith('.model')) {
+    const converted = fromSentencePiece(readFileSync(file), file);
+    const json = withAdded(withAddedFiles(converted.json, folder, config), additional);
+    return makeTokenizer(json, { ...converted.specials, ...present(specials), ...present(config) }, file);
+  }
+  const json = readJson(file) as unknown as TokenizerJson;
+  return makeTokenizer(withAdded(json, additional), { ...specials, ...present(config) }, file);
+}
+
+/** tokenizer.json is preferred, as transformers does: it may hold more than tokenizer.model. */
+function tokenizerFile(path: string): string {
+  if (/\.(json|model)$/.test(path) && existsSync(path)) return path;
+  for (const name of ['tokenizer.json', 'tokenizer.model']) {
+    if (existsSync(join(path, name))) return join(path, name);
+  }
+  throw mistake({
+    where: path,
+    problem: 'no tokenizer here',
+    expected: 'a tokenizer.json or tokenizer.model file, or a folder that holds one',
+    fix: 'point model.tokenizer.model at the folder of the language model',
+  });
+}
+
+/** Beside a tokenizer.model, added tokens stand in added_tokens.json or in tokenizer_config.json, with their ids. */
+function withAddedFiles(json: TokenizerJson, folder: string, config: JsonObject): TokenizerJson {
+  const added = new Map((json.added_tokens as AddedToken[]).map((token) => [token.id, token]));
+  const blank = { special: true, normalized: false, lstrip: false, rstrip: false };
+  for (const [content, id] of Object.entries(readOptionalJson(join(folder, 'added_tokens.json')))) {
+    if (typeof id === 'number') added.set(id, { ...blank, id, content });
+  }
+  for (const [id, token] of Object.entries(
+    (config.added_tokens_decoder ?? {}) as Record<string, Partial<AddedToken>>,
+  )) {
+    if (typeof token.content === 'string')
+      added.set(Number(id), { ...blank, ...token, id: Number(id), content: token.content });
+  }
+  return { ...json, added_tokens: [...added.values()] };
 }
 
 function withAdded(json: TokenizerJson, tokens: readonly string[]): TokenizerJson {
   if (tokens.length === 0) return json;
-  const added = [...((json.added_tokens ?? []) as { id: number; content: string }[])];
+  const added = [...((json.added_tokens ?? []) as AddedToken[])];
   const known = new Set(added.map(({ content }) => content));
   const vocab = json.model.vocab ?? {};
   const ids = Array.isArray(vocab) ? vocab.map((_, id) => id) : (Object.values(vocab) as number[]);

@@ -4,7 +4,9 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import fc from 'fast-check';
 import { encodePrompt, encodeRecord, requireTokens } from '../../src/data/example.ts';
+import { fromSentencePiece } from '../../src/data/sentencepiece.ts';
 import { findTemplate, IMAGE_TAG, placeImages, type Turn, templateNames } from '../../src/data/templates.ts';
 import { loadTokenizer, type Tokenizer } from '../../src/data/tokenizer.ts';
 import { packageRoot } from '../../src/root.ts';
@@ -140,6 +142,45 @@ test('a template whose tokens the vocabulary lacks is refused, and they can be a
     lacking.vocabSize + 2,
     ...lacking.encode('a', { start: 'middle' }),
   ]);
+});
+
+test('tokenizer.model gives the same ids as the tokenizer.json made of it, and as SentencePiece', () => {
+  const tokenizer = loadTokenizer(join(fixtures, 'spm'));
+  const { bosId, eosId, unkId, padId } = tokenizer;
+  assert.deepEqual({ bosId, eosId, unkId, padId }, { bosId: 1, eosId: 2, unkId: 0, padId: null });
+  for (const { text, ids } of reference.sentencepiece) {
+    if (!text.startsWith(' ')) assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text));
+    for (const start of ['text', 'special', 'middle'] as const) {
+      assert.deepEqual(
+        tokenizer.encode(text, { start }),
+        tokenizers.new?.encode(text, { start }),
+        JSON.stringify(text),
+      );
+    }
+    assert.equal(tokenizer.decode(tokenizer.encode(text)), tokenizers.new?.decode(tokenizers.new.encode(text)));
+  }
+  assert.deepEqual(
+    loadTokenizer(join(fixtures, 'spm', 'tokenizer.model')).encode('a</s>b'),
+    tokenizers.new?.encode('a</s>b'),
+  );
+});
+
+test('a damaged tokenizer.model is refused by name, or read as something harmless', () => {
+  const bytes = readFileSync(join(fixtures, 'spm', 'tokenizer.model'));
+  assert.throws(() => fromSentencePiece(new Uint8Array(0), 'a.model'), { userError: true, message: /a\.model/ });
+  assert.throws(() => fromSentencePiece(Buffer.from('{"a": "json file"}'), 'a.model'), { userError: true });
+  fc.assert(
+    fc.property(fc.nat(bytes.length - 1), fc.nat(255), fc.nat(bytes.length), (at, value, length) => {
+      const damaged = Buffer.from(bytes);
+      damaged[at] = value;
+      try {
+        fromSentencePiece(damaged.subarray(0, length), 'a.model');
+      } catch (error) {
+        assert.equal((error as { userError?: boolean }).userError, true, String(error));
+      }
+    }),
+    { numRuns: 300 },
+  );
 });
 
 test('an unknown template is named, with the known ones', () => {
