@@ -15,6 +15,8 @@ export interface DataOptions extends SourceOptions {
   dataParallelSize: number;
   seed: number;
   dataloaderType: SamplerKind;
+  /** For `group_by_modality_length`: global batches that are sorted by length together. */
+  poolBatches?: number;
   /** Global batches kept ready ahead of training. */
   prefetchBatches: number;
   /**
@@ -47,6 +49,9 @@ export class Pipeline {
       size: source.size,
       globalBatchSize: options.globalBatchSize,
       seed: options.seed,
+      ...(options.dataloaderType === 'group_by_modality_length'
+        ? { lengths: recordLengths(source, options.featuresPerImage), poolBatches: options.poolBatches }
+        : {}),
     });
   }
 
@@ -62,7 +67,7 @@ export class Pipeline {
       });
     }
     const source = await SampleSource.open(options);
-    if (source.size < globalBatchSize && options.dataloaderType === 'cyclic') {
+    if (source.size < globalBatchSize && options.dataloaderType !== 'single') {
       source.close();
       throw mistake({
         where: options.dataPath,
@@ -137,4 +142,19 @@ export class Pipeline {
       fix: 'run `neva data check`',
     });
   }
+}
+
+/** Words and image positions of every record, negative without a picture: near enough to positions, and no tokenizing. */
+function recordLengths(source: SampleSource, featuresPerImage: number): Int32Array {
+  return Int32Array.from({ length: source.size }, (_, index) => {
+    try {
+      const { turns, images } = source.dataset.get(index);
+      const words = turns.reduce((sum, { text }) => sum + text.split(/\s+/).length, 0);
+      return images.length > 0 ? words + images.length * featuresPerImage : -words;
+    } catch (error) {
+      // Such a record is reported when its turn comes.
+      if (isRecordProblem(error)) return 0;
+      throw error;
+    }
+  });
 }

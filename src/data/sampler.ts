@@ -3,13 +3,17 @@
  * saying the number of samples consumed. Position counts samples over all ranks.
  */
 
-export type SamplerKind = 'cyclic' | 'single';
+export type SamplerKind = 'cyclic' | 'single' | 'group_by_modality_length';
 
 export interface SamplerOptions {
   kind: SamplerKind;
   size: number;
   globalBatchSize: number;
   seed: number;
+  /** For `group_by_modality_length`: length of each record, negative where it shows no picture (LLaVA's convention). */
+  lengths?: Int32Array;
+  /** Global batches that are sorted by length together; 1 is LLaVA's grouping, more is truer grouping and less mixing. */
+  poolBatches?: number;
 }
 
 export interface GlobalIndices {
@@ -20,6 +24,8 @@ export interface GlobalIndices {
 /**
  * `cyclic`: a new permutation each epoch, whose incomplete last batch is left out (NeMo's MegatronPretrainingRandomSampler).
  * `single`: file order, beginning again at the end, with no record left out.
+ * `group_by_modality_length`: each global batch holds records with pictures only or without only (but for one mixed batch an
+ * epoch), of similar length.
  */
 export class Sampler {
   readonly #options: SamplerOptions;
@@ -51,11 +57,47 @@ export class Sampler {
 
   #permutation(epoch: number): Int32Array {
     if (epoch !== this.#epoch) {
-      this.#order = permutation(this.#options.size, this.#options.seed + epoch);
+      const { kind, size, seed } = this.#options;
+      this.#order =
+        kind === 'group_by_modality_length'
+          ? groupedOrder(this.#options, seed + epoch)
+          : permutation(size, seed + epoch);
       this.#epoch = epoch;
     }
     return this.#order;
   }
+}
+
+/** An epoch's order of records: whole global batches, grouped by modality and length, in random order. */
+export function groupedOrder(
+  { size, globalBatchSize, lengths, poolBatches = 1 }: Omit<SamplerOptions, 'kind' | 'seed'>,
+  seed: number,
+): Int32Array {
+  if (lengths?.length !== size) throw new Error(`group_by_modality_length needs ${size} lengths`);
+  const order = permutation(size, seed);
+  const batches: Int32Array[] = [];
+  const rest: number[] = [];
+  for (const shown of [true, false]) {
+    const members = order.filter((index) => lengths[index]! >= 0 === shown);
+    const pool = globalBatchSize * poolBatches;
+    for (let from = 0; from < members.length; from += pool) {
+      // Equal lengths keep their random order: the sort is stable.
+      const sorted = members.slice(from, from + pool).sort((a, b) => Math.abs(lengths[b]!) - Math.abs(lengths[a]!));
+      const whole = sorted.length - (sorted.length % globalBatchSize);
+      for (let at = 0; at < whole; at += globalBatchSize) batches.push(sorted.slice(at, at + globalBatchSize));
+      rest.push(...sorted.subarray(whole));
+    }
+  }
+  // What neither modality could fill a batch with: mixed batches, the incomplete last one left out.
+  const mixed = Int32Array.from(rest);
+  for (let at = 0; at + globalBatchSize <= mixed.length; at += globalBatchSize) {
+    batches.push(mixed.slice(at, at + globalBatchSize));
+  }
+  const grouped = new Int32Array(batches.length * globalBatchSize);
+  permutation(batches.length, seed + 0x9e37_79b9).forEach((batch, at) => {
+    grouped.set(batches[batch]!, at * globalBatchSize);
+  });
+  return grouped;
 }
 
 /** Fisher–Yates over 0 … size−1, drawn from `seed` alone: the same on every machine. */

@@ -7,7 +7,7 @@ import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { openDataset } from '../../src/data/dataset.ts';
 import { openRecords } from '../../src/data/records.ts';
-import { permutation, Sampler } from '../../src/data/sampler.ts';
+import { generator, groupedOrder, permutation, Sampler } from '../../src/data/sampler.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-dataset-'));
 after(() => rmSync(folder, { recursive: true }));
@@ -162,4 +162,29 @@ test('the sampler is a pure function of its position', () => {
     const batches = Array.from({ length: 14 }, (_, i) => forward.batch(i * 5));
     for (let i = 13; i >= 0; i--) assert.deepEqual(new Sampler(options).batch(i * 5), batches[i]);
   }
+});
+
+test('grouping: every record at most once, one modality and similar lengths in a batch', () => {
+  const size = 1003;
+  const random = generator(5);
+  const lengths = Int32Array.from({ length: size }, (_, i) => Math.ceil(random() * 900 + 1) * (i % 3 === 0 ? -1 : 1));
+  const spread = (poolBatches: number) => {
+    const order = groupedOrder({ size, globalBatchSize: 8, lengths, poolBatches }, 1);
+    assert.equal(order.length, 1000);
+    assert.equal(new Set(order).size, 1000);
+    let mixed = 0;
+    let sum = 0;
+    for (let at = 0; at < order.length; at += 8) {
+      const batch = [...order.subarray(at, at + 8)].map((index) => lengths[index]!);
+      if (batch.some((length) => length < 0) && batch.some((length) => length > 0)) mixed++;
+      else sum += Math.max(...batch.map(Math.abs)) - Math.min(...batch.map(Math.abs));
+    }
+    assert.ok(mixed <= 1);
+    return sum / 125;
+  };
+  assert.ok(spread(16) * 5 < spread(1));
+  assert.notDeepEqual(
+    groupedOrder({ size, globalBatchSize: 8, lengths }, 1),
+    groupedOrder({ size, globalBatchSize: 8, lengths }, 2),
+  );
 });

@@ -133,6 +133,20 @@ test('single goes through the file in order and round', async () => {
   );
 });
 
+test('grouping by modality keeps pictures and text apart', async () => {
+  const dataPath = write(
+    'many.json',
+    Array.from({ length: 40 }, (_, i) => record(i)),
+  );
+  const given = options({ dataPath, dataloaderType: 'group_by_modality_length' });
+  const { batches } = await take(given, 0, 10);
+  const shown = batches.map(({ microBatches }) => microBatches.reduce((sum, micro) => sum + micro.imageCount, 0));
+  // 30 records with a picture, 10 without: 7 + 2 batches of one kind, one mixed.
+  assert.deepEqual(shown.filter((count) => count === 4).length, 7);
+  assert.deepEqual(shown.filter((count) => count === 0).length, 2);
+  assert.deepEqual((await take(given, 24, 4)).batches, batches.slice(6));
+});
+
 const spoiled = Array.from({ length: 8 }, (_, i) => (i === 2 ? { ...record(2), image: 'none.png' } : record(i)));
 
 test('a bad record ends the run with a user error that names file, record and picture', async () => {
