@@ -1,4 +1,5 @@
 /** The records of a data set as training sees them: checked, encoded with the template, pictures decoded. */
+import { mistake } from '../errors.ts';
 import type { Sample } from './collate.ts';
 import { type DataRecord, type Dataset, openDataset } from './dataset.ts';
 import { type EncodingOptions, type Example, encodeRecord, requireTokens } from './example.ts';
@@ -37,6 +38,14 @@ export class SampleSource {
   readonly options: SourceOptions;
 
   private constructor(options: SourceOptions, dataset: Dataset) {
+    if (options.aspect === 'keep') {
+      throw mistake({
+        where: 'model.data.image_aspect_ratio',
+        problem: 'keep makes pictures of every size, and the vision tower takes one',
+        expected: 'square or pad',
+        found: 'keep',
+      });
+    }
     this.options = options;
     this.dataset = dataset;
     this.template = findTemplate(options.template, options.templateCompat);

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { type CheckOptions, checkData } from '../../src/data/check.ts';
+import { presentCheck, presentRecord } from '../../src/data/present.ts';
 import { IMAGE_POSITION, showRecord } from '../../src/data/show.ts';
 import { packageRoot } from '../../src/root.ts';
 
@@ -125,4 +126,14 @@ test('show gives what the model sees', async () => {
     if (label !== -100) assert.equal(label, record.tokens[at]);
   });
   await assert.rejects(showRecord(options(good), 4), { userError: true, message: /0 to 3/ });
+});
+
+test('reports and records are written out for a terminal', async () => {
+  const text = presentCheck(await checkData(options([...good, ...bad])));
+  for (const part of ['9 records', 'bad        5', 'image_missing: 1', 'record 5 (id six)', 'would refuse', '█']) {
+    assert.ok(text.includes(part), `${part} in\n${text}`);
+  }
+  const { record, pieces } = await showRecord(options(good), 0);
+  assert.ok(presentRecord(record, pieces, false).endsWith('USER: <image>\nWhat? ASSISTANT:⟦ A dog.</s>⟧'));
+  assert.ok(presentRecord(record, pieces, true).endsWith('ASSISTANT:\u001b[32m A dog.</s>\u001b[39m'));
 });

@@ -182,6 +182,8 @@ test('wrong options are refused when the loader opens', async () => {
     [{ tokenizerFolder: folder }, /no tokenizer/],
     [{ template: 'v9' }, /unknown conversation template/],
     [{ globalBatchSize: 3 }, /not a multiple/],
+    [{ aspect: 'keep' }, /square or pad/],
+    [{ imageFolder: join(folder, 'none') }, /image_folder: no such folder/],
     [{ globalBatchSize: 12 }, /fewer records/],
   ];
   for (const [overrides, message] of wrong) {
