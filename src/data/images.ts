@@ -170,17 +170,24 @@ function padToSquare({ data, width, height }: Picture, mean: readonly number[]):
   return { data: out, width: side, height: side };
 }
 
+/** Normalised value of each byte by channel [3 · 256]: the arithmetic in float32 happens 768 times, not once a pixel. */
+function normalTable(mean: readonly number[], std: readonly number[]): Float32Array {
+  return Float32Array.from({ length: 3 * 256 }, (_, i) => {
+    const channel = i >> 8;
+    return (Math.fround((i & 255) / 255) - mean[channel]!) / std[channel]!;
+  });
+}
+
 function normalize({ data, width, height }: Picture, mean: readonly number[], std: readonly number[]): Float32Array {
   const pixels = width * height;
+  const table = normalTable(mean, std);
   const out = new Float32Array(3 * pixels);
-  for (let channel = 0; channel < 3; channel++) {
-    const table = Float32Array.from(
-      { length: 256 },
-      (_, byte) => (Math.fround(byte / 255) - (mean[channel] as number)) / (std[channel] as number),
-    );
-    for (let i = 0, from = channel, to = channel * pixels; i < pixels; i++, from += 3, to++) {
-      out[to] = table[data[from] as number] as number;
-    }
+  const green = pixels;
+  const blue = 2 * pixels;
+  for (let i = 0, from = 0; i < pixels; i++, from += 3) {
+    out[i] = table[data[from]!]!;
+    out[green + i] = table[256 + data[from + 1]!]!;
+    out[blue + i] = table[512 + data[from + 2]!]!;
   }
   return out;
 }

@@ -5,7 +5,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import fc from 'fast-check';
 import { CLIP_MEAN, CLIP_STD, decode, decodeFile, loadImage, preprocess } from '../../src/data/images.ts';
+import { resampleScalar } from '../../src/data/resample-scalar.ts';
+import { resampleVector } from '../../src/data/resample-vector.ts';
+import { coefficients, type Job } from '../../src/data/resample-weights.ts';
+import { generator } from '../../src/data/sampler.ts';
 import { packageRoot } from '../../src/root.ts';
 
 const fixtures = join(packageRoot, 'test', 'fixtures', 'data');
@@ -95,5 +100,35 @@ test('bytes and pixels are limited', async () => {
   await assert.rejects(
     decode(bomb, 'bomb.png'),
     (error: Error & { kind?: string }) => error.kind?.startsWith('image_') === true,
+  );
+});
+
+test('vectors and plain JavaScript resample to the same bytes', () => {
+  fc.assert(
+    fc.property(
+      fc.record({ width: fc.integer({ min: 1, max: 70 }), height: fc.integer({ min: 1, max: 70 }) }),
+      fc.record({ width: fc.integer({ min: 1, max: 60 }), height: fc.integer({ min: 1, max: 60 }) }),
+      fc.tuple(fc.double({ min: 0, max: 1, noNaN: true }), fc.double({ min: 0, max: 1, noNaN: true }), fc.nat()),
+      ({ width, height }, to, [x, y, seed]) => {
+        const left = Math.floor(x * (to.width - 1));
+        const top = Math.floor(y * (to.height - 1));
+        const random = generator(seed);
+        const data = Uint8Array.from({ length: width * height * 3 }, () => Math.floor(random() * 256));
+        const across = coefficients(width, to.width, left, to.width - left);
+        const down = coefficients(height, to.height, top, to.height - top);
+        const rows = to.height - top;
+        const job: Job = {
+          picture: { data, width, height },
+          firstRow: down.first[0]!,
+          lastRow: down.first[rows - 1]! + down.count[rows - 1]!,
+          across,
+          down,
+          width: to.width - left,
+          height: rows,
+        };
+        assert.ok(Buffer.from(resampleVector(job)!).equals(Buffer.from(resampleScalar(job))));
+      },
+    ),
+    { numRuns: 300 },
   );
 });

@@ -1,0 +1,117 @@
+/** The two passes in WebAssembly with 128-bit vectors (resample.wat): the same bytes in about a fifth of the time. */
+
+import { RESAMPLE_WASM } from './resample-wasm.generated.ts';
+import type { Coefficients, Job } from './resample-weights.ts';
+
+interface Kernels {
+  memory: { buffer: ArrayBuffer; grow(pages: number): number };
+  horizontal(
+    src: number,
+    srcStride: number,
+    rows: number,
+    first: number,
+    count: number,
+    weights: number,
+    taps: number,
+    width: number,
+    out: number,
+    outStride: number,
+  ): void;
+  vertical(
+    src: number,
+    stride: number,
+    first: number,
+    count: number,
+    weights: number,
+    taps: number,
+    height: number,
+    out: number,
+  ): void;
+}
+
+/** Memory of the module never shrinks: a larger picture goes through the scalar passes. */
+const MAX_MEMORY = 64 * 2 ** 20;
+const PAGE = 65_536;
+const align = (bytes: number) => (bytes + 15) & ~15;
+
+/** The part of the global that is used: Node has it, the compiler's `es2023` library does not name it. */
+const { WebAssembly } = globalThis as unknown as {
+  WebAssembly: {
+    Module: new (bytes: Uint8Array) => object;
+    Instance: new (module: object) => { exports: unknown };
+  };
+};
+
+let kernels: Kernels | undefined;
+
+function load(): Kernels {
+  const module = new WebAssembly.Module(Buffer.from(RESAMPLE_WASM, 'base64'));
+  return new WebAssembly.Instance(module).exports as Kernels;
+}
+
+/** RGB bytes [height, width, 3], or null where the picture is too large. */
+export function resampleVector({ picture, firstRow, lastRow, across, down, width, height }: Job): Uint8Array | null {
+  const rows = lastRow - firstRow;
+  const srcStride = picture.width * 3;
+  const stride = align(width * 3);
+  let size = 0;
+  const place = (bytes: number) => {
+    const at = size;
+    // Kernels read and write whole vectors: up to 16 bytes beyond what is meant.
+    size = align(size + bytes + 16);
+    return at;
+  };
+  const tables = (table: Coefficients) => ({
+    first: place(table.first.length * 4),
+    count: place(table.count.length * 4),
+    weights: place(table.weights.length * 4),
+  });
+  const acrossAt = tables(across);
+  const downAt = tables(down);
+  const src = place(rows * srcStride);
+  const mid = place(rows * stride);
+  const out = place(height * stride);
+  if (size > MAX_MEMORY) return null;
+
+  kernels ??= load();
+  const { memory } = kernels;
+  const missing = size - memory.buffer.byteLength;
+  if (missing > 0) memory.grow(Math.ceil(missing / PAGE));
+  const bytes = new Uint8Array(memory.buffer);
+  const store = (table: Coefficients, at: typeof acrossAt, first: Int32Array) => {
+    const words = new Int32Array(memory.buffer);
+    words.set(first, at.first / 4);
+    words.set(table.count, at.count / 4);
+    words.set(table.weights, at.weights / 4);
+  };
+  store(
+    across,
+    acrossAt,
+    across.first.map((pixel) => pixel * 3),
+  );
+  store(
+    down,
+    downAt,
+    down.first.map((row) => row - firstRow),
+  );
+  bytes.set(picture.data.subarray(firstRow * srcStride, lastRow * srcStride), src);
+  kernels.horizontal(
+    src,
+    srcStride,
+    rows,
+    acrossAt.first,
+    acrossAt.count,
+    acrossAt.weights,
+    across.taps,
+    width,
+    mid,
+    stride,
+  );
+  kernels.vertical(mid, stride, downAt.first, downAt.count, downAt.weights, down.taps, height, out);
+
+  const result = new Uint8Array(width * height * 3);
+  for (let y = 0; y < height; y++) {
+    result.set(bytes.subarray(out + y * stride, out + y * stride + width * 3), y * width * 3);
+  }
+  return result;
+}
