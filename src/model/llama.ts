@@ -72,7 +72,7 @@ export class Llama {
     this.head = shape.tiedEmbeddings
       ? this.embedding
       : maker.make(`${PREFIX}lm_head.weight`, [shape.vocabSize, shape.hiddenSize], normal(INIT_STD));
-    this.parameters = maker.made;
+    this.parameters = maker.finish();
   }
 
   /** Rotary tables for positions start … end−1; kept and grown as longer sequences come. */

@@ -1,9 +1,14 @@
 /** Making, naming and counting weights. */
 import type { Engine, Parameter, Tensor } from '../engine/engine.ts';
+import { UserError } from '../errors.ts';
 
-/** Where a weight's first value comes from: a checkpoint, or an initializer where the checkpoint has none. */
+/** One part's weights in a checkpoint. */
 export interface WeightSource {
-  has(name: string): boolean;
+  /** For messages. */
+  readonly path: string;
+  /** All names of this part that are there. */
+  readonly names: readonly string[];
+  shapeOf(name: string): readonly number[] | null;
   load(name: string): Tensor;
 }
 
@@ -22,11 +27,15 @@ export const linearDefault =
   (engine, shape) =>
     engine.uniform(shape, -1 / Math.sqrt(fanIn), 1 / Math.sqrt(fanIn));
 
-/** Makes one part's parameters: from `source` where it has the name, else by the initializer. */
+/**
+ * Makes one part's parameters: all from `source`, or all by their initializers where there is none. What the source lacks or
+ * has in another shape is collected, and `finish` refuses it in one table.
+ */
 export class ParameterMaker {
   readonly engine: Engine;
-  readonly #source: WeightSource | null;
   readonly made: Parameter[] = [];
+  readonly #source: WeightSource | null;
+  readonly #differences: string[] = [];
 
   constructor(engine: Engine, source: WeightSource | null) {
     this.engine = engine;
@@ -35,19 +44,50 @@ export class ParameterMaker {
 
   /** Matrices decay; vectors (norms, biases) do not, as in NeMo's parameter groups. */
   make(name: string, shape: readonly number[], initialize: Initializer): Parameter {
-    const value = this.#source?.has(name) ? this.#source.load(name) : initialize(this.engine, shape);
-    if (value.shape.join() !== shape.join()) {
-      throw new Error(`${name}: shape [${value.shape.join(', ')}] where the model has [${shape.join(', ')}]`);
-    }
     const parameter: Parameter = {
       name,
-      value: this.engine.keep(value),
+      value: this.engine.keep(this.#first(name, shape, initialize)),
       grad: null,
       trainable: false,
       decay: shape.length > 1,
     };
     this.made.push(parameter);
     return parameter;
+  }
+
+  /**
+   * Throws a user error when the source does not hold exactly this part.
+   * @param unused names that a source may hold although the model has no use for them
+   */
+  finish(unused: (name: string) => boolean = () => false): readonly Parameter[] {
+    const known = new Set(this.made.map(({ name }) => name));
+    for (const name of this.#source?.names ?? []) {
+      if (!known.has(name) && !unused(name)) this.#differences.push(`${name}: not a weight of the configured model`);
+    }
+    if (this.#differences.length > 0) {
+      const shown = this.#differences.slice(0, 12).map((line) => `  ${line}`);
+      const more = this.#differences.length - shown.length;
+      throw new UserError(
+        [
+          `${this.#source!.path}: its weights are not those of the configured model`,
+          ...shown,
+          ...(more > 0 ? [`  … and ${more} more`] : []),
+          '  fix: leave the shape keys out of the config (they come from the checkpoint), or name the right checkpoint',
+        ].join('\n'),
+      );
+    }
+    return this.made;
+  }
+
+  #first(name: string, shape: readonly number[], initialize: Initializer): Tensor {
+    if (!this.#source) return initialize(this.engine, shape);
+    const found = this.#source.shapeOf(name);
+    if (found?.join() === shape.join()) return this.#source.load(name);
+    const text = (size: readonly number[]) => `[${size.join(', ')}]`;
+    this.#differences.push(
+      `${name}: ${found ? `${text(found)} in the checkpoint` : 'missing'}, expected ${text(shape)}`,
+    );
+    return this.engine.zeros([0]); // never used: finish() throws
   }
 }
 

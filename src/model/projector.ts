@@ -43,7 +43,7 @@ export class Projector {
         bias: maker.make(`${PREFIX}linear_${i + 1}.bias`, [shape.outputSize], initialize),
       };
     });
-    this.parameters = maker.made;
+    this.parameters = maker.finish();
   }
 
   /** features [N, P, C of the tower] → [N, P, C of the LLM] */

@@ -31,6 +31,14 @@ export function blocksUsed({ numLayers, selectLayer }: VisionShape): number {
   return selectLayer < 0 ? numLayers + 1 + selectLayer : selectLayer;
 }
 
+/** Weights that a whole tower has and the feature does not need. */
+function isBeyond(shape: VisionShape, name: string): boolean {
+  const block = /\.encoder\.layers\.(\d+)\./.exec(name)?.[1];
+  return block
+    ? Number(block) >= blocksUsed(shape) && Number(block) < shape.numLayers
+    : name.includes('.post_layernorm.');
+}
+
 export class VisionTower {
   readonly shape: VisionShape;
   readonly parameters: readonly Parameter[];
@@ -53,7 +61,7 @@ export class VisionTower {
     ];
     const used = Math.min(blocksUsed(shape), numLayers);
     this.#blocks = Array.from({ length: used }, (_, i) => new VisionBlock(shape, i, maker));
-    this.parameters = maker.made;
+    this.parameters = maker.finish((name) => isBeyond(shape, name));
   }
 
   /** pixels [N, 3, S, S] → features [N, P, C], as the segments of the walk. */

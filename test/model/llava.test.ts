@@ -4,14 +4,14 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { openWeights } from '../../src/checkpoint/weights.ts';
 import type { Engine } from '../../src/engine/engine.ts';
 import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
-import type { WeightSource } from '../../src/model/parameters.ts';
 import type { NevaShape } from '../../src/model/shapes.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { forwardBackward, forwardOnly } from '../../src/train/walk.ts';
 import { assertClose } from '../support/allclose.ts';
-import { readJson, tensorFile } from '../support/fixtures.ts';
+import { fixture, readJson, tensorFile } from '../support/fixtures.ts';
 import { torchEngine } from '../support/torch.ts';
 
 const SHAPE: NevaShape = {
@@ -47,20 +47,15 @@ const reference = readJson('llava/reference.json');
 const tensors = tensorFile(engine, 'llava/reference.safetensors');
 
 function loadModel(engine: Engine): NevaModel {
-  const files = ['vision', 'llm', 'model'].map((folder) => tensorFile(engine, `llava/${folder}/model.safetensors`));
-  const [vision, llm, whole] = files as [(typeof files)[0], (typeof files)[0], (typeof files)[0]];
-  const renamed = (file: typeof vision, rename: (name: string) => string): WeightSource => ({
-    has: (name) => file.has(rename(name)),
-    load: (name) => engine.scope(() => engine.scale(file.load(rename(name)), 1)),
-  });
-  return new NevaModel(engine, SHAPE, {
-    vision_encoder: renamed(vision, (name) => {
-      const bare = name.replace('vision_tower.', '');
-      return vision.has(bare) ? bare : bare.replace('vision_model.', '');
-    }),
-    projector: renamed(whole, (name) => (whole.has(name) ? name : `model.${name}`)),
-    llm: renamed(llm, (name) => name.replace('language_model.', '')),
-  });
+  const open = (folder: string) => openWeights(fixture(`llava/${folder}`));
+  const sources = {
+    vision_encoder: open('vision').source(engine, 'vision'),
+    projector: open('model').source(engine, 'projector'),
+    llm: open('llm').source(engine, 'llm'),
+  };
+  const model = new NevaModel(engine, SHAPE, sources);
+  for (const parameter of model.parameters) parameter.value = engine.keep(engine.scale(parameter.value, 1));
+  return model;
 }
 
 function referenceInput(): LabelledInput {
@@ -81,6 +76,13 @@ function referenceInput(): LabelledInput {
 
 const input = referenceInput();
 const labels = reference.label_tokens as number;
+
+test('shapes are read from the files of Hugging Face', () => {
+  const { config } = openWeights(fixture('llava/model'));
+  assert.deepEqual(config, { kind: 'llava', ...SHAPE });
+  assert.deepEqual(openWeights(fixture('llava/llm')).config, { kind: 'llama', llm: SHAPE.llm });
+  assert.deepEqual(openWeights(fixture('llava/vision')).config, { kind: 'clip', vision: SHAPE.vision });
+});
 
 test('logits at labelled positions', () => {
   const model = loadModel(engine);

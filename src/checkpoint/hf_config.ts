@@ -1,0 +1,189 @@
+/** Hugging Face `config.json` to shapes and back. A model's kind is read from the file, never from a folder's name. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { mistake } from '../errors.ts';
+import type { LlamaShape, NevaShape, ProjectorShape, VisionShape } from '../model/shapes.ts';
+import { readJsonObject } from './json.ts';
+
+type Json = Record<string, unknown>;
+
+/** What a folder's config.json tells; parts that it says nothing about are absent. */
+export interface ConfigShapes {
+  kind: 'llava' | 'llama' | 'clip';
+  llm?: LlamaShape;
+  vision?: VisionShape;
+  projector?: ProjectorShape;
+}
+
+/** Null where the folder has no config.json. */
+export function readConfigShapes(folder: string): ConfigShapes | null {
+  const file = join(folder, 'config.json');
+  if (!existsSync(file)) return null;
+  const config = readJsonObject(file);
+  const read = new Reader(file);
+  switch (config.model_type) {
+    case 'llama':
+      return { kind: 'llama', llm: read.llama(config) };
+    case 'clip_vision_model':
+      return { kind: 'clip', vision: read.vision(config) };
+    case 'clip':
+      return { kind: 'clip', vision: read.vision(read.object(config, 'vision_config')) };
+    case 'llava':
+    case 'llava_llama':
+      return config.text_config ? read.llava(config) : read.originalLlava(config);
+    default:
+      throw mistake({
+        where: file,
+        problem: 'a kind of model that neva does not know',
+        expected: 'model_type llama, clip_vision_model, clip or llava',
+        found: JSON.stringify(config.model_type ?? null),
+      });
+  }
+}
+
+class Reader {
+  readonly #file: string;
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  llama(c: Json): LlamaShape {
+    const hiddenSize = this.#count(c, 'hidden_size', 4096);
+    const numAttentionHeads = this.#count(c, 'num_attention_heads', 32);
+    const rope = (c.rope_parameters ?? c.rope_scaling ?? {}) as Json;
+    const ropeType = rope.rope_type ?? rope.type ?? 'default';
+    if (ropeType !== 'default') this.#refuse('rope scaling', 'default', String(ropeType));
+    if (c.attention_bias === true || c.mlp_bias === true) this.#refuse('attention_bias, mlp_bias', 'false', 'true');
+    if ((c.hidden_act ?? 'silu') !== 'silu') this.#refuse('hidden_act', 'silu', String(c.hidden_act));
+    return {
+      numLayers: this.#count(c, 'num_hidden_layers', 32),
+      hiddenSize,
+      ffnHiddenSize: this.#count(c, 'intermediate_size', 11008),
+      numAttentionHeads,
+      numQueryGroups: this.#count(c, 'num_key_value_heads', numAttentionHeads),
+      headDim: this.#count(c, 'head_dim', hiddenSize / numAttentionHeads),
+      vocabSize: this.#count(c, 'vocab_size', 32000),
+      normEpsilon: this.#number(c, 'rms_norm_eps', 1e-6),
+      // transformers 5 moved it into rope_parameters.
+      rotaryBase: this.#number({ ...c, ...rope }, 'rope_theta', 10000),
+      maxPositions: this.#count(c, 'max_position_embeddings', 2048),
+      tiedEmbeddings: c.tie_word_embeddings === true,
+    };
+  }
+
+  /** LLaVA's choice of hidden state and class token unless `feature` says otherwise. */
+  vision(c: Json, feature: { selectLayer: number; classTokenLength: number } = LLAVA_FEATURE): VisionShape {
+    const activation = c.hidden_act ?? 'quick_gelu';
+    if (activation !== 'quick_gelu') this.#refuse('hidden_act of the tower', 'quick_gelu', String(activation));
+    return {
+      imageSize: this.#count(c, 'image_size', 224),
+      patchSize: this.#count(c, 'patch_size', 32),
+      hiddenSize: this.#count(c, 'hidden_size', 768),
+      numLayers: this.#count(c, 'num_hidden_layers', 12),
+      numAttentionHeads: this.#count(c, 'num_attention_heads', 12),
+      ffnHiddenSize: this.#count(c, 'intermediate_size', 3072),
+      normEpsilon: this.#number(c, 'layer_norm_eps', 1e-5),
+      ...feature,
+    };
+  }
+
+  llava(c: Json): ConfigShapes {
+    const llm = this.llama(this.object(c, 'text_config'));
+    const vision = this.vision(this.object(c, 'vision_config'), {
+      selectLayer: this.#number(c, 'vision_feature_layer', -2),
+      classTokenLength: (c.vision_feature_select_strategy ?? 'default') === 'default' ? 1 : 0,
+    });
+    const type = String(c.mm_projector_type ?? 'mlp2x_gelu');
+    return {
+      kind: 'llava',
+      llm,
+      vision,
+      projector: { type, inputSize: vision.hiddenSize, outputSize: llm.hiddenSize },
+    };
+  }
+
+  /** liuhaotian/llava-v1.5-7b and the like: the tower is named, its shape is not here. */
+  originalLlava(c: Json): ConfigShapes {
+    const llm = this.llama(c);
+    const type = String(c.mm_projector_type ?? 'linear');
+    const inputSize = this.#count(c, 'mm_hidden_size', 1024);
+    return { kind: 'llava', llm, projector: { type, inputSize, outputSize: llm.hiddenSize } };
+  }
+
+  object(c: Json, key: string): Json {
+    const value = c[key];
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+      throw mistake({ where: this.#file, problem: `${key} is missing or no object` });
+    }
+    return value as Json;
+  }
+
+  #number(c: Json, key: string, fallback: number): number {
+    const value = c[key] ?? fallback;
+    if (typeof value !== 'number' || !Number.isFinite(value)) {
+      throw mistake({ where: `${this.#file}: ${key}`, problem: 'not a number', found: JSON.stringify(value) });
+    }
+    return value;
+  }
+
+  #count(c: Json, key: string, fallback: number): number {
+    const value = this.#number(c, key, fallback);
+    if (!Number.isInteger(value) || value < 1) {
+      throw mistake({ where: `${this.#file}: ${key}`, problem: 'not a whole number above 0', found: String(value) });
+    }
+    return value;
+  }
+
+  #refuse(what: string, expected: string, found: string): never {
+    throw mistake({ where: this.#file, problem: `${what}: neva's model does not have this`, expected, found });
+  }
+}
+
+const LLAVA_FEATURE = { selectLayer: -2, classTokenLength: 1 };
+
+/** config.json of a whole model as llava-hf writes it, with the projector's type added. */
+export function writeConfig({ llm, vision, projector }: NevaShape): Json {
+  return {
+    architectures: ['LlavaForConditionalGeneration'],
+    model_type: 'llava',
+    text_config: llamaConfig(llm),
+    vision_config: visionConfig(vision),
+    mm_projector_type: projector.type,
+    projector_hidden_act: 'gelu',
+    multimodal_projector_bias: true,
+    vision_feature_layer: vision.selectLayer,
+    vision_feature_select_strategy: vision.classTokenLength === 1 ? 'default' : 'full',
+    tie_word_embeddings: llm.tiedEmbeddings,
+  };
+}
+
+export const llamaConfig = (s: LlamaShape): Json => ({
+  architectures: ['LlamaForCausalLM'],
+  model_type: 'llama',
+  hidden_act: 'silu',
+  num_hidden_layers: s.numLayers,
+  hidden_size: s.hiddenSize,
+  intermediate_size: s.ffnHiddenSize,
+  num_attention_heads: s.numAttentionHeads,
+  num_key_value_heads: s.numQueryGroups,
+  head_dim: s.headDim,
+  vocab_size: s.vocabSize,
+  rms_norm_eps: s.normEpsilon,
+  rope_theta: s.rotaryBase,
+  max_position_embeddings: s.maxPositions,
+  tie_word_embeddings: s.tiedEmbeddings,
+});
+
+export const visionConfig = (s: VisionShape): Json => ({
+  architectures: ['CLIPVisionModel'],
+  model_type: 'clip_vision_model',
+  hidden_act: 'quick_gelu',
+  image_size: s.imageSize,
+  patch_size: s.patchSize,
+  hidden_size: s.hiddenSize,
+  num_hidden_layers: s.numLayers,
+  num_attention_heads: s.numAttentionHeads,
+  intermediate_size: s.ffnHiddenSize,
+  layer_norm_eps: s.normEpsilon,
+});

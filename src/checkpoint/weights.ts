@@ -1,0 +1,97 @@
+/** Weights on disk under neva's own names, whatever layout the files have; values stay on disk until they are loaded. */
+import { existsSync, statSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import type { Engine } from '../engine/engine.ts';
+import { mistake } from '../errors.ts';
+import type { WeightSource } from '../model/parameters.ts';
+import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
+import { type Part, partOf, readName } from './names.ts';
+import { readSafetensors, readShardIndex, type TensorEntry } from './safetensors.ts';
+
+export interface Weights {
+  /** The folder or file that was opened, absolute. */
+  readonly path: string;
+  /** What config.json beside the weights says; null where there is none. */
+  readonly config: ConfigShapes | null;
+  /** Own name → where it lies. */
+  readonly entries: ReadonlyMap<string, TensorEntry>;
+  has(part: Part): boolean;
+  /** One part's weights, to be loaded as float32. */
+  source(engine: Engine, part: Part): WeightSource;
+  /** The folder that holds the tokenizer, or null. */
+  readonly tokenizerFolder: string | null;
+  /** Bytes of all weight files: with the path, what a reference to them is checked against. */
+  readonly bytes: number;
+}
+
+const INDEX = 'model.safetensors.index.json';
+const SINGLE = 'model.safetensors';
+
+/** Opens a Hugging Face folder, one of neva's checkpoint folders, or a single .safetensors file. */
+export function openWeights(path: string): Weights {
+  const absolute = resolve(path);
+  const info = statSync(absolute, { throwIfNoEntry: false });
+  if (!info) throw mistake({ where: path, problem: 'there is no such file or folder' });
+  const raw = info.isDirectory() ? folderEntries(absolute) : fileEntries(absolute);
+  const folder = info.isDirectory() ? absolute : dirname(absolute);
+  const entries = new Map<string, TensorEntry>();
+  for (const [name, entry] of raw) {
+    const reading = readName(name);
+    if (reading === null) {
+      throw mistake({ where: entry.file, problem: `tensor "${name}" belongs to no model that neva knows` });
+    }
+    if ('dropped' in reading) continue;
+    const twin = entries.get(reading.name);
+    if (twin) throw mistake({ where: path, problem: `${twin.name} and ${name} are the same weight` });
+    entries.set(reading.name, entry);
+  }
+  const parts = new Set([...entries.keys()].map(partOf));
+  const files = new Set([...entries.values()].map(({ file }) => file));
+  const tokenizer = ['tokenizer.json', 'tokenizer.model'].some((name) => existsSync(join(folder, name)));
+  return {
+    path: absolute,
+    config: info.isDirectory() ? readConfigShapes(absolute) : null,
+    entries,
+    has: (part) => parts.has(part),
+    source: (engine, part) => partSource(engine, absolute, entries, part),
+    tokenizerFolder: tokenizer ? folder : null,
+    bytes: [...files].reduce((sum, file) => sum + statSync(file).size, 0),
+  };
+}
+
+function folderEntries(folder: string): Map<string, TensorEntry> {
+  if (existsSync(join(folder, INDEX))) return readShardIndex(join(folder, INDEX));
+  if (existsSync(join(folder, SINGLE))) return readSafetensors(join(folder, SINGLE)).entries;
+  throw mistake({
+    where: folder,
+    problem: 'no weights in this folder',
+    expected: `${SINGLE} or ${INDEX}`,
+    fix: 'name the folder of a model, or convert its weights to safetensors',
+  });
+}
+
+function fileEntries(file: string): Map<string, TensorEntry> {
+  if (file.endsWith('.safetensors')) return readSafetensors(file).entries;
+  throw mistake({
+    where: file,
+    problem: 'not a file of weights that neva reads',
+    expected: '*.safetensors',
+    found: basename(file),
+  });
+}
+
+function partSource(engine: Engine, path: string, entries: Weights['entries'], part: Part): WeightSource {
+  return {
+    path,
+    names: [...entries.keys()].filter((name) => partOf(name) === part),
+    shapeOf: (name) => entries.get(name)?.shape ?? null,
+    load: (name) => {
+      const { file, offset, shape, dtype } = entries.get(name)!;
+      const stored = engine.fromFile(file, offset, shape, dtype);
+      if (dtype === 'float32') return stored;
+      const wide = engine.cast(stored, 'float32');
+      stored.dispose();
+      return wide;
+    },
+  };
+}

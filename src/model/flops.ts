@@ -1,0 +1,54 @@
+/**
+ * Floating-point operations of one training step that cannot be avoided: 2 per weight and position for every matrix
+ * product, attention over the positions that a causal mask leaves, recomputation not counted.
+ */
+import type { LlamaShape, NevaShape, VisionShape } from './shapes.ts';
+import { blocksUsed } from './vision.ts';
+
+export interface StepWork {
+  /** Real lengths of the records, image positions included. */
+  lengths: ArrayLike<number>;
+  images: number;
+  /** Labelled positions: where last block's MLP, head and loss are needed. */
+  labelTokens: number;
+  trains: { llm: boolean; projector: boolean; vision: boolean };
+}
+
+export function stepFlops(shape: NevaShape, { lengths, images, labelTokens, trains }: StepWork): number {
+  const tokens = sum(lengths, (length) => length);
+  const llm = llmForward(shape.llm, lengths, tokens, labelTokens);
+  const projector = images * patches(shape.vision) * projectorForward(shape);
+  const vision = images * visionForward(shape.vision);
+  // Backward: once for the gradient of the input, once more for the weights where they train.
+  const llmPasses = trains.llm ? 3 : trains.projector || trains.vision ? 2 : 1;
+  return (
+    llm * llmPasses + projector * (trains.projector ? (trains.vision ? 3 : 2) : 1) + vision * (trains.vision ? 3 : 1)
+  );
+}
+
+const sum = (values: ArrayLike<number>, term: (value: number) => number) =>
+  Array.from(values).reduce((total, value) => total + term(value), 0);
+
+const patches = ({ imageSize, patchSize }: VisionShape) => Math.floor(imageSize / patchSize) ** 2;
+
+function llmForward(s: LlamaShape, lengths: ArrayLike<number>, tokens: number, labels: number): number {
+  const { hiddenSize: C, ffnHiddenSize: F, numAttentionHeads: H, numQueryGroups: G, headDim: D } = s;
+  const inputs = 2 * C * D * (H + 2 * G);
+  const outputs = 2 * (H * D * C + 3 * C * F);
+  const attention = sum(lengths, (T) => 2 * 2 * H * D * ((T * (T + 1)) / 2));
+  const blocks = s.numLayers * (inputs * tokens + attention);
+  return blocks + outputs * (tokens * (s.numLayers - 1) + labels) + 2 * C * s.vocabSize * labels;
+}
+
+function projectorForward({ projector: { type, inputSize, outputSize } }: NevaShape): number {
+  const depth = type === 'identity' ? 0 : type === 'linear' ? 1 : Number(/\d+/.exec(type)?.[0] ?? 1);
+  return depth === 0 ? 0 : 2 * inputSize * outputSize + (depth - 1) * 2 * outputSize ** 2;
+}
+
+/** One picture through the blocks that are used. */
+function visionForward(s: VisionShape): number {
+  const { hiddenSize: C, ffnHiddenSize: F } = s;
+  const T = patches(s) + 1;
+  const block = 2 * T * (4 * C * C + 2 * C * F) + 2 * 2 * T * T * C;
+  return 2 * patches(s) * 3 * s.patchSize ** 2 * C + blocksUsed(s) * block;
+}

@@ -1,0 +1,173 @@
+/**
+ * THE loop. One turn is one optimizer step: a global batch arrives, its micro batches go forward and backward one after
+ * the other, the optimizer updates, the step is reported, and a checkpoint is saved when one is due.
+ *
+ * Everything else is elsewhere: how a micro batch walks through the model in walk.ts, the update in optimizer.ts, the
+ * learning rate in schedule.ts, what is trained and where it comes from in stage.ts, the batches in src/data.
+ */
+import type { GlobalBatch, MicroBatch } from '../data/types.ts';
+import type { Engine, Tensor } from '../engine/engine.ts';
+import { type StepWork, stepFlops } from '../model/flops.ts';
+import type { NevaModel } from '../model/neva.ts';
+import type { Report } from '../report/report.ts';
+import type { Optimizer } from './optimizer.ts';
+import { learningRate, type Schedule } from './schedule.ts';
+import { forwardBackward } from './walk.ts';
+
+export interface LoopOptions {
+  /** Last optimizer step. */
+  maxSteps: number;
+  /** Optimizer steps between checkpoints; 0 saves at the end only. */
+  saveEvery: number;
+  saveAtEnd: boolean;
+  /** Steps between validations; 0 for none. */
+  validateEvery: number;
+  /**
+   * `tokens`: every labelled token of the global batch weighs the same, however it is cut into micro batches.
+   * `micro_batches`: mean of the micro batches' means, as NeMo does.
+   */
+  lossReduction: 'tokens' | 'micro_batches';
+  trains: StepWork['trains'];
+  /** Peak of the hardware in FLOP/s for `mfu`; null where it is not known. */
+  peakFlops: number | null;
+}
+
+/** Where training stands after a step: what a checkpoint must hold besides weights, optimizer and random state. */
+export interface Position {
+  step: number;
+  epoch: number;
+  consumedSamples: number;
+  /** Of the last validation, if there was one. */
+  valLoss: number | null;
+}
+
+export interface LoopParts {
+  engine: Engine;
+  model: NevaModel;
+  optimizer: Optimizer;
+  schedule: Schedule;
+  batches: AsyncIterable<GlobalBatch>;
+  report: Report;
+  save: (position: Position) => Promise<void>;
+  validate: () => Promise<number>;
+}
+
+export interface LoopResult {
+  position: Position;
+  finalLoss: number;
+  /** A signal ended it before the last step; the checkpoint is saved. */
+  stopped: boolean;
+}
+
+export async function trainLoop(parts: LoopParts, options: LoopOptions, start: Position): Promise<LoopResult> {
+  const { engine, model, optimizer, schedule, batches, report } = parts;
+  let position = start;
+  let finalLoss = Number.NaN;
+  if (position.step >= options.maxSteps) return { position, finalLoss, stopped: false };
+
+  let began = performance.now();
+  for await (const batch of batches) {
+    const dataSeconds = (performance.now() - began) / 1000;
+    const step = position.step + 1;
+    const lr = learningRate(schedule, step - 1);
+
+    // Forward and backward; gradients add up over the micro batches.
+    const { loss, labelled } = accumulate(engine, model, batch, options.lossReduction);
+    const gradNorm = optimizer.step(step, lr);
+    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
+      throw new Error(
+        `step ${step}: the loss is ${loss} and the gradient's norm ${gradNorm}; the last checkpoint is good`,
+      );
+    }
+    if (!labelled) report.log.warn(`step ${step}: no record of this batch has a label; nothing was learned from it`);
+
+    position = { ...position, step, epoch: batch.epoch, consumedSamples: batch.consumedSamples };
+    finalLoss = loss;
+    const seconds = (performance.now() - began) / 1000;
+    began = performance.now();
+    reportStep(parts, options, position, batch, { loss, lr, gradNorm, seconds, dataSeconds });
+
+    if (options.validateEvery > 0 && step % options.validateEvery === 0) {
+      position = { ...position, valLoss: await parts.validate() };
+      const { epoch, consumedSamples, valLoss } = position;
+      report.metrics.validation({ step, epoch, consumed_samples: consumedSamples, val_loss: valLoss! });
+      report.log.info(`validation after step ${step}: loss ${valLoss!.toFixed(4)}`);
+    }
+
+    // Signals arrive between turns of the event loop, which native calls have kept waiting.
+    await new Promise((resolve) => setImmediate(resolve));
+    const last = step >= options.maxSteps;
+    const stopped = report.stop.aborted && !last;
+    const due = options.saveEvery > 0 && step % options.saveEvery === 0;
+    if (due || stopped || (last && options.saveAtEnd)) await parts.save(position);
+    if (last || stopped) return { position, finalLoss, stopped };
+  }
+  // A data set that is read once has come to its end before the last step.
+  if (options.saveAtEnd) await parts.save(position);
+  return { position, finalLoss, stopped: false };
+}
+
+/** Gradients of one global batch, summed into the parameters, and its loss. */
+function accumulate(
+  engine: Engine,
+  model: NevaModel,
+  { microBatches, labelTokens }: GlobalBatch,
+  reduction: LoopOptions['lossReduction'],
+): { loss: number; labelled: boolean } {
+  const labelled = microBatches.filter((micro) => micro.labelRows.length > 0);
+  const weight = (micro: MicroBatch) =>
+    reduction === 'tokens' ? 1 / labelTokens : 1 / (micro.labelRows.length * labelled.length);
+  const losses: Tensor[] = labelled.map((micro) =>
+    engine.scope(() => engine.scale(forwardBackward(engine, model.lossChain(micro), weight(micro)), weight(micro))),
+  );
+  // Read only after the last backward: the device is not waited for in between.
+  let loss = 0;
+  for (const each of losses) {
+    loss += engine.item(each);
+    each.dispose();
+  }
+  return { loss, labelled: labelled.length > 0 };
+}
+
+interface StepFigures {
+  loss: number;
+  lr: number;
+  gradNorm: number;
+  seconds: number;
+  dataSeconds: number;
+}
+
+function reportStep(
+  { engine, model, report }: LoopParts,
+  { trains, peakFlops }: LoopOptions,
+  { step, epoch, consumedSamples }: Position,
+  { microBatches, labelTokens }: GlobalBatch,
+  { loss, lr, gradNorm, seconds, dataSeconds }: StepFigures,
+): void {
+  const tokens = microBatches.reduce((sum, { batch, length }) => sum + batch * length, 0);
+  const samples = microBatches.reduce((sum, { batch }) => sum + batch, 0);
+  const flops = stepFlops(model.shape, {
+    lengths: microBatches.flatMap(({ lengths }) => [...lengths]),
+    images: microBatches.reduce((sum, { imageCount }) => sum + imageCount, 0),
+    labelTokens,
+    trains,
+  });
+  report.metrics.step({
+    step,
+    epoch,
+    consumed_samples: consumedSamples,
+    loss,
+    lr,
+    grad_norm: gradNorm,
+    tokens,
+    label_tokens: labelTokens,
+    step_time_s: seconds,
+    data_time_s: dataSeconds,
+    tokens_per_s: tokens / seconds,
+    samples_per_s: samples / seconds,
+    tflops: flops / seconds / 1e12,
+    mfu: peakFlops === null ? null : flops / seconds / peakFlops,
+    peak_memory_bytes: engine.device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : engine.memory().peakBytes,
+  });
+  report.progress.step({ step, loss, lr, tokensPerSecond: tokens / seconds });
+}
