@@ -59,7 +59,9 @@ export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PI
       const grey = sharp(bytes, options).pipelineColourspace('grey16').toColourspace('grey16');
       return fromGrey16(await raw(grey, 'ushort'));
     }
-    const { data, channels, ...size } = await raw(sharp(bytes, options).toColourspace('srgb'));
+    const { data, channels, ...size } = await raw(
+      space === 'srgb' ? sharp(bytes, options) : sharp(bytes, options).toColourspace('srgb'),
+    );
     return { data: toRgb(data, channels, size.width * size.height), ...size };
   } catch (error) {
     throw unreadable(error as Error, bytes, path, maxPixels);
@@ -96,7 +98,7 @@ function unreadable({ message }: Error, bytes: Uint8Array, path: string, maxPixe
 }
 
 /** Keeps the first three channels, or repeats the first of one or two. */
-function toRgb(data: Uint8Array | Uint8ClampedArray, channels: number, pixels: number): Picture['data'] {
+function toRgb(data: Uint8Array, channels: number, pixels: number): Uint8Array {
   if (channels === 3) return data;
   const out = new Uint8Array(pixels * 3);
   const [green, blue] = channels > 3 ? [1, 2] : [0, 0];

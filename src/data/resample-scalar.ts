@@ -5,9 +5,9 @@ import { type Coefficients, type Job, type Picture, PRECISION } from './resample
 const HALF = 1 << (PRECISION - 1);
 
 /** RGB bytes [height, width, 3]. */
-export function resampleScalar({ picture, firstRow, lastRow, across, down, width, height }: Job): Uint8ClampedArray {
+export function resampleScalar({ picture, firstRow, lastRow, across, down, width, height }: Job): Uint8Array {
   const rows = horizontal(picture, firstRow, lastRow, across, width);
-  return vertical(rows, firstRow, down, width, height);
+  return new Uint8Array(vertical(rows, firstRow, down, width, height).buffer);
 }
 
 function horizontal(

@@ -2,7 +2,7 @@
 
 /** RGB bytes, row by row. */
 export interface Picture {
-  data: Uint8Array | Uint8ClampedArray;
+  data: Uint8Array;
   width: number;
   height: number;
 }

@@ -1,0 +1,89 @@
+/**
+ * Pictures a second and core for decoding, resizing and normalising: neva beside Pillow + CLIPImageProcessor, taking turns in
+ * one run on one JPEG of 640 × 480. CPU time is counted, so that neither gains by threads.
+ *
+ *     npm run build && node dist/bench/data/run.js [--rounds 10] [--pictures 20] [--size 336]
+ *
+ * Needs pillow, torch and transformers in the python3 on PATH. Writes bench/results/DATE-data.json.
+ */
+import { spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import sharp from 'sharp';
+import { loadImage } from '../../src/data/images.ts';
+import { generator } from '../../src/data/sampler.ts';
+import { packageRoot } from '../../src/root.ts';
+
+const { values: flags } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '10' },
+    pictures: { type: 'string', default: '20' },
+    size: { type: 'string', default: '336' },
+  },
+});
+const [rounds, pictures, size] = [Number(flags.rounds), Number(flags.pictures), Number(flags.size)];
+
+/** Waves and grain: compresses about as a photograph does. */
+async function writePhoto(path: string): Promise<void> {
+  const [width, height] = [640, 480];
+  const random = generator(1);
+  const data = Uint8ClampedArray.from({ length: width * height * 3 }, (_, i) => {
+    const pixel = Math.floor(i / 3);
+    const [x, y] = [(pixel % width) / width, Math.floor(pixel / width) / height];
+    const wave = [Math.sin(20 * x) * 60 + 128, Math.cos(17 * y) * 80 + 128, x * y * 200][i % 3]!;
+    return wave + (random() + random() - 1) * 20;
+  });
+  await sharp(data, { raw: { width, height, channels: 3 } })
+    .jpeg({ quality: 90 })
+    .toFile(path);
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'neva-bench-'));
+const photo = join(folder, 'photo.jpg');
+await writePhoto(photo);
+sharp.concurrency(1);
+sharp.cache(false);
+
+const peer = spawn('python3', [join(packageRoot, 'bench', 'data', 'pillow_peer.py'), photo, String(size)], {
+  stdio: ['pipe', 'pipe', 'inherit'],
+});
+const lines = createInterface({ input: peer.stdout })[Symbol.asyncIterator]();
+const next = async () => {
+  const line = await lines.next();
+  if (line.done) throw new Error('the Python side ended early');
+  return line.value;
+};
+const options = { imageSize: size, aspect: 'square' } as const;
+for (let i = 0; i < 20; i++) await loadImage(photo, options);
+await next();
+
+const seconds = { neva: 0, pillow: 0 };
+for (let round = 0; round < rounds; round++) {
+  const before = process.cpuUsage();
+  for (let i = 0; i < pictures; i++) await loadImage(photo, options);
+  const { user, system } = process.cpuUsage(before);
+  seconds.neva += (user + system) / 1e6;
+  peer.stdin.write(`${pictures}\n`);
+  seconds.pillow += Number(await next());
+}
+peer.stdin.end();
+rmSync(folder, { recursive: true });
+
+const rate = (spent: number) => Number(((rounds * pictures) / spent).toFixed(1));
+const result = {
+  date: new Date().toISOString().slice(0, 10),
+  cpu: cpus()[0]?.model,
+  node: process.version,
+  size,
+  picturesPerSecondAndCore: { neva: rate(seconds.neva), pillow: rate(seconds.pillow) },
+  ratio: Number((seconds.pillow / seconds.neva).toFixed(2)),
+};
+console.log(JSON.stringify(result, null, 2));
+mkdirSync(join(packageRoot, 'bench', 'results'), { recursive: true });
+writeFileSync(
+  join(packageRoot, 'bench', 'results', `${result.date}-data.json`),
+  `${JSON.stringify(result, null, 2)}\n`,
+);
