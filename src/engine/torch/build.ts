@@ -152,7 +152,10 @@ export async function buildAddon(options: BuildOptions): Promise<string> {
     });
   }
   makeObjectFolder(dirname(plan.files[0]!.object));
-  const stale = plan.files.filter((file) => !isCompiled(file));
+  // The largest first: with two at a time, the longest compilation must not begin last.
+  const stale = plan.files
+    .filter((file) => !isCompiled(file))
+    .sort((a, b) => statSync(b.source).size - statSync(a.source).size);
   if (stale.length > 0) say(`Building the addon for torch ${options.libtorch.version}: ${stale.length} C++ files`);
   const startedAt = performance.now();
   await inTurn(stale, Math.min(2, availableParallelism()), async (file) => {
