@@ -24,6 +24,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readSync,
   renameSync,
   rmSync,
   statSync,
@@ -166,8 +167,19 @@ function syncFile(path: string): void {
 }
 
 function fingerprint(path: string): { bytes: number; sha256: string } {
-  const content = readFileSync(path);
-  return { bytes: content.length, sha256: createHash('sha256').update(content).digest('hex') };
+  const digest = createHash('sha256');
+  const chunk = Buffer.allocUnsafe(1 << 20);
+  const handle = openSync(path, 'r');
+  let bytes = 0;
+  try {
+    for (let read = readSync(handle, chunk); read > 0; read = readSync(handle, chunk)) {
+      digest.update(chunk.subarray(0, read));
+      bytes += read;
+    }
+  } finally {
+    closeSync(handle);
+  }
+  return { bytes, sha256: digest.digest('hex') };
 }
 
 export const isCheckpoint = (folder: string): boolean => existsSync(join(folder, 'state.json'));

@@ -1,0 +1,48 @@
+/** Where each part of a model comes from, when a path names a whole one. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { mistake } from '../errors.ts';
+import { isCheckpoint, readCheckpoint } from './folder.ts';
+import type { ConfigShapes } from './hf_config.ts';
+import type { Part } from './names.ts';
+import { openWeights, type Weights } from './weights.ts';
+
+export interface WholeModel {
+  /** The shapes that the folder's own config.json gives. */
+  config: ConfigShapes | null;
+  /** The weights that hold each part; absent where the model lacks it. */
+  parts: { [part in Part]?: Weights };
+  tokenizerFolder: string | null;
+}
+
+/**
+ * Opens a whole model: a Hugging Face LLaVA folder, or one of neva's checkpoint folders, whose frozen parts are found through
+ * the references that it carries. A reference that leads nowhere is a user error naming the part.
+ */
+export function openWhole(folder: string): WholeModel {
+  const own = openWeights(folder);
+  const parts: WholeModel['parts'] = {};
+  for (const part of ['llm', 'vision', 'projector'] as const) if (own.has(part)) parts[part] = own;
+  if (!isCheckpoint(folder)) return { config: own.config, parts, tokenizerFolder: own.tokenizerFolder };
+  for (const { part, path, bytes } of readCheckpoint(folder).frozen) {
+    if (!existsSync(path)) {
+      throw mistake({
+        where: folder,
+        problem: `its ${part} did not train and was left where it was, but is no longer there`,
+        expected: path,
+        fix: `put it back, or correct the path under "frozen" in ${join(folder, 'state.json')}`,
+      });
+    }
+    const weights = openWeights(path);
+    if (weights.bytes !== bytes) {
+      throw mistake({
+        where: path,
+        problem: `the ${part} has changed since ${folder} was saved`,
+        expected: `${bytes} bytes of weights`,
+        found: `${weights.bytes}`,
+      });
+    }
+    parts[part] = weights;
+  }
+  return { config: own.config, parts, tokenizerFolder: own.tokenizerFolder };
+}
