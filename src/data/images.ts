@@ -7,7 +7,7 @@ import sharp, { type Sharp } from 'sharp';
 import { mistake } from '../errors.ts';
 import { readLimited } from './files.ts';
 import { problem } from './problem.ts';
-import { type Picture, resample } from './resample.ts';
+import { type Picture, resampleNormalized } from './resample.ts';
 
 export type Aspect = 'square' | 'pad' | 'keep';
 
@@ -152,7 +152,7 @@ export function preprocess(
     width: size,
     height: size,
   };
-  return normalize(resample(source, width, height, crop), mean, std);
+  return resampleNormalized(source, width, height, crop, { mean, std });
 }
 
 /** Centred on a square of the mean colour, (122, 116, 104) for CLIP: LLaVA's `expand2square`. */
@@ -170,28 +170,6 @@ function padToSquare({ data, width, height }: Picture, mean: readonly number[]):
     out.set(data.subarray(y * width * 3, (y + 1) * width * 3), ((top + y) * side + left) * 3);
   }
   return { data: out, width: side, height: side };
-}
-
-/** Normalised value of each byte by channel [3 · 256]: the arithmetic in float32 happens 768 times, not once a pixel. */
-function normalTable(mean: readonly number[], std: readonly number[]): Float32Array {
-  return Float32Array.from({ length: 3 * 256 }, (_, i) => {
-    const channel = i >> 8;
-    return (Math.fround((i & 255) / 255) - mean[channel]!) / std[channel]!;
-  });
-}
-
-function normalize({ data, width, height }: Picture, mean: readonly number[], std: readonly number[]): Float32Array {
-  const pixels = width * height;
-  const table = normalTable(mean, std);
-  const out = new Float32Array(3 * pixels);
-  const green = pixels;
-  const blue = 2 * pixels;
-  for (let i = 0, from = 0; i < pixels; i++, from += 3) {
-    out[i] = table[data[from]!]!;
-    out[green + i] = table[256 + data[from + 1]!]!;
-    out[blue + i] = table[512 + data[from + 2]!]!;
-  }
-  return out;
 }
 
 /** Mean and standard deviation from a vision tower's preprocessor_config.json, if it has one. */

@@ -1,5 +1,5 @@
 /** The two passes in plain JavaScript: for pictures too large for the vector memory, and as its check. */
-import { type Coefficients, type Job, type Picture, PRECISION } from './resample-weights.ts';
+import { type Affine, type Coefficients, type Job, type Picture, PRECISION } from './resample-weights.ts';
 
 /** One half, in fixed point: rounding. */
 const HALF = 1 << (PRECISION - 1);
@@ -76,6 +76,18 @@ function vertical(
       for (let x = 0; x < stride; x++) sums[x] = (sums[x]! + Math.imul(rows[from + x]!, weight)) | 0;
     }
     for (let x = 0; x < stride; x++) out[to + x] = sums[x]! >> PRECISION;
+  }
+  return out;
+}
+
+/** RGB bytes → [3, pixels] float32. */
+export function normalizeScalar(data: Uint8Array, { mul, add }: Affine): Float32Array {
+  const pixels = data.length / 3;
+  const out = new Float32Array(3 * pixels);
+  for (let channel = 0; channel < 3; channel++) {
+    const table = Float32Array.from({ length: 256 }, (_, byte) => Math.fround(byte * mul[channel]!) + add[channel]!);
+    const plane = channel * pixels;
+    for (let i = 0; i < pixels; i++) out[plane + i] = table[data[i * 3 + channel]!]!;
   }
   return out;
 }

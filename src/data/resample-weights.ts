@@ -78,3 +78,9 @@ export interface Job {
   width: number;
   height: number;
 }
+
+/** byte · mul + add by channel, in float32. */
+export interface Affine {
+  mul: number[];
+  add: number[];
+}

@@ -2,19 +2,36 @@
  * Bicubic (a = −0.5) antialiased resampling of 8-bit RGB, in the fixed-point arithmetic of Pillow's `Image.resize`:
  * horizontal pass, rounding to bytes, vertical pass. Bit for bit the same bytes, which sharp's own resize does not give.
  */
-import { resampleScalar } from './resample-scalar.ts';
+import { normalizeScalar, resampleScalar } from './resample-scalar.ts';
 import { resampleVector } from './resample-vector.ts';
-import { coefficients, type Job, type Picture, type Rectangle } from './resample-weights.ts';
+import { type Affine, coefficients, type Job, type Picture, type Rectangle } from './resample-weights.ts';
 
 export type { Picture, Rectangle } from './resample-weights.ts';
 
-/** `picture` resized to width × height, of which only `crop` is computed. */
-export function resample(picture: Picture, width: number, height: number, crop: Rectangle): Picture {
+/**
+ * `picture` resized to width × height, of which only `crop` is computed, then normalised: (byte/255 − mean)/std by channel →
+ * [3, crop height, crop width].
+ */
+export function resampleNormalized(
+  picture: Picture,
+  width: number,
+  height: number,
+  crop: Rectangle,
+  { mean, std }: { mean: readonly number[]; std: readonly number[] },
+): Float32Array {
+  const affine: Affine = {
+    mul: std.map((deviation) => Math.fround(1 / (255 * deviation))),
+    add: mean.map((value, channel) => Math.fround(-value / std[channel]!)),
+  };
+  const job = resampleJob(picture, width, height, crop);
+  return resampleVector(job, affine) ?? normalizeScalar(resampleScalar(job), affine);
+}
+
+export function resampleJob(picture: Picture, width: number, height: number, crop: Rectangle): Job {
   // Where a side keeps its length the weights are 0, 1, 0: the pass copies, as Pillow's leaving it out does.
   const across = coefficients(picture.width, width, crop.left, crop.width);
   const down = coefficients(picture.height, height, crop.top, crop.height);
   const firstRow = down.first[0]!;
   const lastRow = down.first[crop.height - 1]! + down.count[crop.height - 1]!;
-  const job: Job = { picture, firstRow, lastRow, across, down, width: crop.width, height: crop.height };
-  return { data: resampleVector(job) ?? resampleScalar(job), width: crop.width, height: crop.height };
+  return { picture, firstRow, lastRow, across, down, width: crop.width, height: crop.height };
 }

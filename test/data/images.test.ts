@@ -7,9 +7,9 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import fc from 'fast-check';
 import { CLIP_MEAN, CLIP_STD, decode, decodeFile, loadImage, preprocess } from '../../src/data/images.ts';
-import { resampleScalar } from '../../src/data/resample-scalar.ts';
+import { resampleJob } from '../../src/data/resample.ts';
+import { normalizeScalar, resampleScalar } from '../../src/data/resample-scalar.ts';
 import { resampleVector } from '../../src/data/resample-vector.ts';
-import { coefficients, type Job } from '../../src/data/resample-weights.ts';
 import { generator } from '../../src/data/sampler.ts';
 import { packageRoot } from '../../src/root.ts';
 
@@ -114,19 +114,10 @@ test('vectors and plain JavaScript resample to the same bytes', () => {
         const top = Math.floor(y * (to.height - 1));
         const random = generator(seed);
         const data = Uint8Array.from({ length: width * height * 3 }, () => Math.floor(random() * 256));
-        const across = coefficients(width, to.width, left, to.width - left);
-        const down = coefficients(height, to.height, top, to.height - top);
-        const rows = to.height - top;
-        const job: Job = {
-          picture: { data, width, height },
-          firstRow: down.first[0]!,
-          lastRow: down.first[rows - 1]! + down.count[rows - 1]!,
-          across,
-          down,
-          width: to.width - left,
-          height: rows,
-        };
-        assert.ok(Buffer.from(resampleVector(job)!).equals(Buffer.from(resampleScalar(job))));
+        const crop = { left, top, width: to.width - left, height: to.height - top };
+        const job = resampleJob({ data, width, height }, to.width, to.height, crop);
+        const affine = { mul: [0.01, 0.02, 0.03].map(Math.fround), add: [-1, 0.5, 2] };
+        assert.deepEqual(resampleVector(job, affine), normalizeScalar(resampleScalar(job), affine));
       },
     ),
     { numRuns: 300 },
