@@ -19,9 +19,11 @@ const folder = mkdtempSync(join(tmpdir(), 'neva-safetensors-'));
 after(() => rmSync(folder, { recursive: true }));
 const file = join(folder, 'x.safetensors');
 
-/** A file with this header text (or object) and this many data bytes. */
+/** A file with this header (text, bytes or object) and this many data bytes. */
 function write(header: unknown, dataBytes: number, claimed?: bigint): string {
-  const text = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
+  const text = Buffer.isBuffer(header)
+    ? header
+    : Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
   const prefix = Buffer.alloc(8);
   prefix.writeBigUInt64LE(claimed ?? BigInt(text.length));
   writeFileSync(file, Buffer.concat([prefix, text, Buffer.alloc(dataBytes)]));
@@ -89,7 +91,7 @@ const damaged: [string, unknown, number, RegExp, bigint?][] = [
   ['header of 2^63 bytes', { a: f32([1], 0, 4) }, 4, /length is given/, 2n ** 63n],
   ['not JSON', '{"a": [1,}', 4, /not JSON/],
   ['a list', '[1, 2, 3]', 4, /no JSON object/],
-  ['not UTF-8', '{"a":\ud800 1}'.replace('\ud800', '\x80'), 4, /not JSON/],
+  ['not UTF-8', Buffer.from('{"a\x80": 1}', 'latin1'), 4, /not UTF-8/],
   ['no shape', { a: { dtype: 'F32', data_offsets: [0, 4] } }, 4, /no proper dtype and shape/],
   ['null tensor', { a: null }, 0, /no proper dtype and shape/],
   ['negative size', { a: f32([-1], 0, 4) }, 4, /no proper dtype and shape/],
@@ -177,5 +179,5 @@ test('duplicate keys are found at any depth, and only real ones', () => {
   assert.equal(duplicateKey('{"a":{"b":1 , "b" : 2}}'), 'b');
   assert.equal(duplicateKey('{"a":"\\"b\\":","b":1}'), null);
   assert.equal(duplicateKey('{"x\\\\":1,"x\\\\":2}'), 'x\\');
-  fc.assert(fc.property(fc.json(), (text) => duplicateKey(text) === null || true));
+  fc.assert(fc.property(fc.json(), (text) => duplicateKey(text) === null));
 });
