@@ -48,7 +48,7 @@ export interface LoopParts {
   schedule: Schedule;
   batches: AsyncIterable<GlobalBatch>;
   report: Report;
-  save: (position: Position) => Promise<void>;
+  save: (position: Position, loss: number) => Promise<void>;
   validate: () => Promise<number>;
 }
 
@@ -99,11 +99,11 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     const last = step >= options.maxSteps;
     const stopped = report.stop.aborted && !last;
     const due = options.saveEvery > 0 && step % options.saveEvery === 0;
-    if (due || stopped || (last && options.saveAtEnd)) await parts.save(position);
+    if (due || stopped || (last && options.saveAtEnd)) await parts.save(position, finalLoss);
     if (last || stopped) return { position, finalLoss, stopped };
   }
   // A data set that is read once has come to its end before the last step.
-  if (options.saveAtEnd) await parts.save(position);
+  if (options.saveAtEnd) await parts.save(position, finalLoss);
   return { position, finalLoss, stopped: false };
 }
 

@@ -1,0 +1,145 @@
+/** From configuration to a model ready for a stage: where each part's weights come from, and which of them train. */
+import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import type { FrozenReference } from '../checkpoint/folder.ts';
+import { openWhole, type WholeModel } from '../checkpoint/parts.ts';
+import { openWeights, type Weights } from '../checkpoint/weights.ts';
+import type { NevaConfig } from '../config/index.ts';
+import { loadTokenizer } from '../data/tokenizer.ts';
+import type { Engine } from '../engine/engine.ts';
+import { mistake } from '../errors.ts';
+import type { StepWork } from '../model/flops.ts';
+import { NevaModel, type Part } from '../model/neva.ts';
+import { countElements } from '../model/parameters.ts';
+import { newestCheckpoint } from '../report/run_folder.ts';
+import { resolveShape } from './shape.ts';
+
+export interface Assembled {
+  model: NevaModel;
+  tokenizerFolder: string;
+  /** Folder of the vision tower, whose preprocessor_config.json applies; null when it started at random. */
+  visionFolder: string | null;
+  trains: StepWork['trains'];
+  /** Parts that do not train, for checkpoints to refer to. */
+  frozen: FrozenReference[];
+  /** One row a part: name, parameters, whether it trains, where it came from. */
+  table: { part: string; parameters: number; trains: boolean; from: string }[];
+}
+
+/** Loads (or draws) every part. Everything that does not fit is a user error, before anything is trained. */
+export function assemble(engine: Engine, config: NevaConfig): Assembled {
+  const { mm_cfg: mm, tokenizer } = config.model;
+  const sources = openSources(config);
+  const tokenizerFolder = tokenizer.model ?? sources.tokenizerFolder;
+  if (!tokenizerFolder) {
+    throw mistake({
+      where: 'model.tokenizer.model',
+      problem: 'there is no tokenizer beside the language model',
+      expected: 'tokenizer.json or tokenizer.model',
+      fix: 'set model.tokenizer.model=FILE or FOLDER',
+    });
+  }
+  const { vocabSize } = loadTokenizer(tokenizerFolder, tokenizer.additional_special_tokens ?? []);
+  const shape = resolveShape(config, sources.shapes, vocabSize);
+  engine.seed(config.model.seed);
+  const source = (weights: Weights | undefined, part: 'llm' | 'vision' | 'projector') =>
+    weights?.source(engine, part) ?? null;
+  const model = new NevaModel(engine, shape, {
+    vision_encoder: source(sources.vision, 'vision'),
+    projector: source(sources.projector, 'projector'),
+    llm: source(sources.llm, 'llm'),
+  });
+  const trains = { vision: !mm.vision_encoder.freeze, projector: true, llm: !mm.llm.freeze };
+  const from = { vision_encoder: sources.vision, projector: sources.projector, llm: sources.llm };
+  const doesTrain = { vision_encoder: trains.vision, projector: true, llm: trains.llm };
+  for (const { name, parameters } of model.parts) {
+    if (doesTrain[name]) makeTrainable(engine, parameters);
+  }
+  return {
+    model,
+    tokenizerFolder,
+    visionFolder: sources.vision?.path ?? null,
+    trains,
+    frozen: frozenReferences(model.parts, from, doesTrain),
+    table: model.parts.map(({ name, parameters }) => ({
+      part: name,
+      parameters: countElements(parameters),
+      trains: doesTrain[name],
+      from: from[name]?.path ?? 'random',
+    })),
+  };
+}
+
+interface Sources {
+  llm?: Weights | undefined;
+  vision?: Weights | undefined;
+  projector?: Weights | undefined;
+  shapes: Parameters<typeof resolveShape>[1];
+  tokenizerFolder: string | null;
+}
+
+/** model.restore_from_path gives all that it holds; the keys of the parts give the rest. */
+function openSources(config: NevaConfig): Sources {
+  const { mm_cfg: mm, restore_from_path: restore } = config.model;
+  const whole: WholeModel | null = restore ? openWhole(modelFolder(restore)) : null;
+  const open = (path: string | null) => (path ? openWeights(path) : undefined);
+  const llm = whole?.parts.llm ?? open(mm.llm.from_pretrained);
+  const vision = whole?.parts.vision ?? open(mm.vision_encoder.from_pretrained);
+  const projector = whole?.parts.projector ?? open(projectorFile(mm.pretrain_mm_mlp_adapter));
+  if (whole) requireSame('model.restore_from_path', whole.config?.projector?.type, mm.mm_mlp_adapter_type);
+  return {
+    llm,
+    vision,
+    projector,
+    shapes: { llm: whole?.config?.llm ?? llm?.config?.llm, vision: whole?.config?.vision ?? vision?.config?.vision },
+    tokenizerFolder: whole?.tokenizerFolder ?? llm?.tokenizerFolder ?? null,
+  };
+}
+
+function requireSame(where: string, type: string | undefined, asked: string): void {
+  if (type === undefined || type === asked) return;
+  throw mistake({
+    where,
+    problem: 'another kind of projector',
+    expected: `model.mm_cfg.mm_mlp_adapter_type=${asked}`,
+    found: type,
+    fix: `set model.mm_cfg.mm_mlp_adapter_type=${type}`,
+  });
+}
+
+/** A model's own folder, or the newest checkpoint of a run or experiment folder. */
+export function modelFolder(path: string): string {
+  return existsSync(join(path, 'config.json')) ? path : newestCheckpoint(path);
+}
+
+/** The file or folder that holds a projector, from whatever the key names. */
+function projectorFile(path: string | null): string | null {
+  if (!path) return null;
+  if (statSync(path, { throwIfNoEntry: false })?.isFile()) return path;
+  const own = join(path, 'projector.safetensors');
+  if (existsSync(own)) return own;
+  if (existsSync(join(path, 'config.json'))) return path;
+  return join(newestCheckpoint(path), 'projector.safetensors');
+}
+
+/** Trained weights get memory of their own: what was mapped from a file must not depend on it any longer. */
+function makeTrainable(engine: Engine, parameters: Part['parameters']): void {
+  for (const parameter of parameters) {
+    const mapped = parameter.value;
+    parameter.value = engine.keep(engine.scale(mapped, 1));
+    mapped.dispose();
+    parameter.trainable = true;
+  }
+}
+
+function frozenReferences(
+  parts: readonly Part[],
+  from: { [name in Part['name']]: Weights | undefined },
+  trains: { [name in Part['name']]: boolean },
+): FrozenReference[] {
+  return parts.flatMap(({ name }) => {
+    const weights = from[name];
+    if (trains[name] || !weights) return [];
+    return [{ part: name === 'vision_encoder' ? 'vision' : name, path: weights.path, bytes: weights.bytes }];
+  });
+}

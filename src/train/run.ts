@@ -1,0 +1,238 @@
+/** One training run: assembles model, data, optimizer and schedule from the configuration, and starts THE loop (loop.ts). */
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import {
+  type CheckpointState,
+  pruneCheckpoints,
+  readCheckpoint,
+  restore,
+  saveCheckpoint,
+  tokenizerFiles,
+} from '../checkpoint/folder.ts';
+import type { NevaConfig } from '../config/index.ts';
+import { imageStatistics } from '../data/images.ts';
+import { type DataOptions, type Loader, openLoader } from '../data/loader.ts';
+import type { Engine } from '../engine/engine.ts';
+import { openEngine } from '../engine/open.ts';
+import { mistake, UserError } from '../errors.ts';
+import { featuresPerImage } from '../model/shapes.ts';
+import type { Report } from '../report/report.ts';
+import { markFinished, type RunFolder } from '../report/run_folder.ts';
+import { type Assembled, assemble } from './assemble.ts';
+import { type LoopResult, type Position, trainLoop } from './loop.ts';
+import { Optimizer } from './optimizer.ts';
+import type { Schedule } from './schedule.ts';
+import { refuseUnsupported } from './supported.ts';
+import { validate } from './validate.ts';
+
+export interface TrainResult {
+  stopped: boolean;
+  steps: number;
+  finalLoss: number;
+}
+
+export async function train(
+  stage: 'pretrain' | 'finetune',
+  config: NevaConfig,
+  run: RunFolder,
+  report: Report,
+): Promise<TrainResult> {
+  refuseUnsupported(config);
+  const engine = openEngine(config.trainer);
+  const assembled = assemble(engine, config);
+  const data = dataOptions(config, assembled);
+  const start = run.lastCheckpoint ? positionOf(run.lastCheckpoint) : BEGINNING;
+  const loader = await openLoader(data, start);
+  try {
+    loader.onProblem = ({ message }) => report.log.warn(message);
+    const result = await runLoop({ stage, engine, config, run, report, assembled, data, loader, start });
+    if (!result.stopped) markFinished(run);
+    return { stopped: result.stopped, steps: result.position.step, finalLoss: result.finalLoss };
+  } finally {
+    await loader.close();
+  }
+}
+
+const BEGINNING: Position = { step: 0, epoch: 0, consumedSamples: 0, valLoss: null };
+
+interface Setting {
+  stage: string;
+  engine: Engine;
+  config: NevaConfig;
+  run: RunFolder;
+  report: Report;
+  assembled: Assembled;
+  data: DataOptions;
+  loader: Loader;
+  start: Position;
+}
+
+async function runLoop(setting: Setting): Promise<LoopResult> {
+  const { stage, engine, config, run, report, assembled, data, loader, start } = setting;
+  const { model } = assembled;
+  const { optim, seed } = config.model;
+  const trainable = model.parameters.filter((parameter) => parameter.trainable);
+  const optimizer = new Optimizer(engine, trainable, {
+    betas: [optim.betas[0]!, optim.betas[1]!],
+    eps: optim.eps,
+    weightDecay: optim.weight_decay,
+    clip: config.trainer.gradient_clip_val ?? 0,
+  });
+  const moments = new Map(trainable.map(({ name }, i) => [name, optimizer.states[i]!]));
+  if (run.lastCheckpoint) {
+    restore(engine, run.lastCheckpoint, trainable, moments);
+    engine.setRngState(Buffer.from(readCheckpoint(run.lastCheckpoint).rng, 'base64'));
+  }
+
+  const maxSteps = lastStep(config, loader.size);
+  const schedule = scheduleOf(config, maxSteps);
+  announce(setting, schedule, maxSteps);
+  report.progress.start({
+    stage,
+    firstStep: start.step,
+    totalSteps: maxSteps,
+    everySteps: config.trainer.log_every_n_steps,
+  });
+
+  // Whatever cannot be found again elsewhere: what trained, the projector, parts that began at random.
+  const referred = new Set(assembled.frozen.map(({ part }) => (part === 'vision' ? 'vision_encoder' : part)));
+  const saved = model.parts.filter(({ name }) => !referred.has(name)).flatMap(({ parameters }) => parameters);
+  const configFile = join(run.dir, 'config.yaml');
+  const files = [
+    ...tokenizerFiles(folderOf(assembled.tokenizerFolder)),
+    ...(existsSync(configFile) ? [configFile] : []),
+  ];
+  const save = async (position: Position, loss: number) => {
+    const state: CheckpointState = {
+      format: 1,
+      stage,
+      ...position,
+      loss,
+      rng: Buffer.from(engine.rngState()).toString('base64'),
+      seed,
+      template: data.template,
+      imageAspect: data.aspect,
+      useImStartEnd: data.useImStartEnd,
+      additionalTokens: [...(data.additionalTokens ?? [])],
+      frozen: assembled.frozen,
+    };
+    const content = { state, shape: model.shape, parameters: saved, optimizer: moments, files };
+    const folder = saveCheckpoint(engine, run.checkpointsDir, content);
+    pruneCheckpoints(run.checkpointsDir, config.exp_manager.checkpoint_callback_params.save_top_k);
+    report.log.debug(`saved ${folder}`);
+  };
+
+  const { checkpoint_callback_params: saving, create_checkpoint_callback, save_on_train_end } = config.exp_manager;
+  const validation = config.model.data.validation_data_path;
+  const { trainer } = config;
+  return trainLoop(
+    {
+      engine,
+      model,
+      optimizer,
+      schedule,
+      batches: loader,
+      report,
+      save: create_checkpoint_callback ? save : async () => {},
+      validate: () => validate(engine, model, { ...data, dataPath: validation! }, trainer.limit_val_batches ?? 50),
+    },
+    {
+      maxSteps,
+      saveEvery: saving.every_n_train_steps ?? 0,
+      saveAtEnd: save_on_train_end,
+      validateEvery: validation ? Math.max(1, Math.round(trainer.val_check_interval ?? 0)) : 0,
+      lossReduction: config.model.loss_reduction,
+      trains: assembled.trains,
+      peakFlops: null,
+    },
+    start,
+  );
+}
+
+function positionOf(checkpoint: string): Position {
+  const { step, epoch, consumedSamples, valLoss } = readCheckpoint(checkpoint);
+  return { step, epoch, consumedSamples, valLoss };
+}
+
+function dataOptions(
+  { model: m, trainer: _ }: NevaConfig,
+  { model, tokenizerFolder, visionFolder }: Assembled,
+): DataOptions {
+  const { data } = m;
+  if (!data.data_path) {
+    throw mistake({ where: 'model.data.data_path', problem: 'not set', fix: 'model.data.data_path=FILE.json' });
+  }
+  const statistics = visionFolder ? imageStatistics(visionFolder) : null;
+  return {
+    dataPath: data.data_path,
+    imageFolder: data.image_folder,
+    tokenizerFolder,
+    additionalTokens: m.tokenizer.additional_special_tokens ?? [],
+    template: data.conv_template,
+    templateCompat: data.template_compat,
+    maxLength: m.encoder_seq_length,
+    imageSize: model.shape.vision.imageSize,
+    featuresPerImage: featuresPerImage(model.shape.vision),
+    aspect: data.image_aspect_ratio,
+    ...(statistics ? { imageMean: statistics.mean, imageStd: statistics.std } : {}),
+    useImStartEnd: m.mm_cfg.use_im_start_end,
+    microBatchSize: m.micro_batch_size,
+    globalBatchSize: m.global_batch_size,
+    dataParallelRank: 0,
+    dataParallelSize: 1,
+    seed: m.seed,
+    dataloaderType: data.dataloader_type,
+    prefetchBatches: data.prefetch_batches,
+    onError: data.on_error,
+  };
+}
+
+/** trainer.max_steps, or what trainer.max_epochs amounts to, whichever comes first. */
+function lastStep({ trainer, model: m }: NevaConfig, records: number): number {
+  const perEpoch = Math.floor(records / m.global_batch_size);
+  const byEpochs = (trainer.max_epochs ?? -1) > 0 ? trainer.max_epochs! * perEpoch : Number.POSITIVE_INFINITY;
+  const bySteps = trainer.max_steps > 0 ? trainer.max_steps : Number.POSITIVE_INFINITY;
+  const steps = Math.min(byEpochs, bySteps);
+  if (Number.isFinite(steps)) return steps;
+  throw new UserError('trainer.max_steps or trainer.max_epochs must say when training ends; both are -1');
+}
+
+function scheduleOf({ model: { optim } }: NevaConfig, maxSteps: number): Schedule {
+  const { sched } = optim;
+  const length = sched.max_steps ?? maxSteps;
+  return {
+    name: sched.name,
+    lr: optim.lr,
+    minLr: sched.min_lr,
+    warmupSteps: sched.warmup_ratio === null ? sched.warmup_steps : Math.ceil(sched.warmup_ratio * length),
+    constantSteps: sched.constant_steps,
+    maxSteps: length,
+  };
+}
+
+const folderOf = (path: string) => (/\.(json|model)$/.test(path) ? dirname(path) : path);
+
+/** What will happen, before step 1: parts and what trains, batches, schedule. */
+function announce(
+  { report, assembled, config, loader, engine, start }: Setting,
+  schedule: Schedule,
+  maxSteps: number,
+): void {
+  const { log } = report;
+  const total = assembled.table.reduce((sum, { parameters }) => sum + parameters, 0);
+  const learning = assembled.table.reduce((sum, { trains, parameters }) => sum + (trains ? parameters : 0), 0);
+  const number = (value: number) => value.toLocaleString('en-US').padStart(16);
+  log.info(`${'part'.padEnd(16)}${'parameters'.padStart(16)}  trains  from`);
+  for (const { part, parameters, trains, from } of assembled.table) {
+    log.info(`${part.padEnd(16)}${number(parameters)}  ${trains ? 'yes   ' : 'no    '}  ${from}`);
+  }
+  log.info(`${'all'.padEnd(16)}${number(total)}  ${number(learning).trim()} of them train`);
+  const { micro_batch_size: micro, global_batch_size: global } = config.model;
+  log.info(
+    `${engine.name} on ${engine.device}, float32; ${loader.size} records in batches of ${global} (${global / micro} × ${micro}); ` +
+      `steps ${start.step + 1} to ${maxSteps}`,
+  );
+  log.info(
+    `learning rate ${schedule.lr} after ${schedule.warmupSteps} steps of warm-up, ${schedule.name} to ${schedule.minLr} at step ${schedule.maxSteps}`,
+  );
+}

@@ -1,0 +1,36 @@
+/** What a configuration may ask for and this build cannot do: refused before anything is loaded, all at once. */
+import type { NevaConfig } from '../config/index.ts';
+import { UserError } from '../errors.ts';
+
+export function refuseUnsupported({ trainer, model }: NevaConfig): void {
+  const parallel = 'several ranks are not built yet';
+  const problems: [boolean, string][] = [
+    [
+      trainer.precision !== '32',
+      `trainer.precision=${trainer.precision}: only 32 is built yet; set trainer.precision=32`,
+    ],
+    [trainer.devices !== 1, `trainer.devices=${trainer.devices}: ${parallel}; set trainer.devices=1`],
+    [trainer.num_nodes !== 1, `trainer.num_nodes=${trainer.num_nodes}: ${parallel}; set trainer.num_nodes=1`],
+    [
+      model.tensor_model_parallel_size !== 1,
+      `model.tensor_model_parallel_size=${model.tensor_model_parallel_size}: ${parallel}; set it to 1`,
+    ],
+    [
+      model.pipeline_model_parallel_size !== 1,
+      `model.pipeline_model_parallel_size=${model.pipeline_model_parallel_size}: ${parallel}; set it to 1`,
+    ],
+    [
+      !['fused_adam', 'adamw', 'distributed_fused_adam'].includes(model.optim.name),
+      `model.optim.name=${model.optim.name}: only AdamW is built yet; set model.optim.name=fused_adam`,
+    ],
+    [
+      model.activations_checkpoint_granularity !== null,
+      'model.activations_checkpoint_granularity: recomputation is not built yet; set it to null',
+    ],
+    [model.data.packed_sequence, 'model.data.packed_sequence: packing is not built yet; set it to false'],
+    [model.mm_cfg.llm.model_type === 'nvgpt', 'model.mm_cfg.llm.model_type=nvgpt: only LLaMA is built yet'],
+  ];
+  const found = problems.filter(([is]) => is).map(([, text]) => `  ${text}`);
+  if (found.length > 0)
+    throw new UserError(`this configuration asks for more than neva can do here:\n${found.join('\n')}`);
+}

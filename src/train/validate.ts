@@ -1,0 +1,34 @@
+/** Loss on a data set of its own, without learning from it. */
+import { type DataOptions, openLoader } from '../data/loader.ts';
+import type { Engine } from '../engine/engine.ts';
+import type { NevaModel } from '../model/neva.ts';
+import { forwardOnly } from './walk.ts';
+
+/**
+ * Mean loss over the labelled tokens of the first `limit` global batches (below 1: of that share of the records), read in
+ * order.
+ */
+export async function validate(engine: Engine, model: NevaModel, data: DataOptions, limit: number): Promise<number> {
+  const loader = await openLoader({ ...data, dataloaderType: 'single' }, { consumedSamples: 0 });
+  const all = Math.ceil(loader.size / data.globalBatchSize);
+  let left = Math.min(all, limit < 1 ? Math.max(1, Math.round(limit * all)) : limit);
+  let loss = 0;
+  let tokens = 0;
+  try {
+    if (left > 0) {
+      for await (const { microBatches, labelTokens } of loader) {
+        for (const micro of microBatches.filter(({ labelRows }) => labelRows.length > 0)) {
+          const sum = engine.scope(() => forwardOnly(engine, model.lossChain(micro)));
+          loss += engine.item(sum);
+          sum.dispose();
+        }
+        tokens += labelTokens;
+        left -= 1;
+        if (left === 0) break;
+      }
+    }
+  } finally {
+    await loader.close();
+  }
+  return loss / tokens;
+}
