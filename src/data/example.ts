@@ -82,6 +82,7 @@ function encodeSegments(
     labels.push(loss ? id : IGNORE);
   };
   const { oneText } = template;
+  const brackets = options.useImStartEnd ? imageBrackets(tokenizer, options) : null;
   let before: Start = oneText ? 'bare' : 'text';
   // SentencePiece prefixes the one text, whatever it begins with.
   let text = oneText && tokenizer.prefixes ? ' ' : '';
@@ -101,10 +102,10 @@ function encodeSegments(
     }
     flush();
     if (segment.special === 'image') {
-      if (options.useImStartEnd) put(required(options.imStartId, 'start'), false);
+      if (brackets) put(brackets[0], false);
       imageStarts.push(ids.length);
       for (let i = 0; i < options.featuresPerImage; i++) put(0, false);
-      if (options.useImStartEnd) put(required(options.imEndId, 'end'), false);
+      if (brackets) put(brackets[1], false);
       if (!oneText) before = 'text';
       continue;
     }
@@ -130,9 +131,29 @@ export function requireTokens(template: Template, tokenizer: Tokenizer): void {
   });
 }
 
-function required(id: number | undefined, which: string): number {
-  if (id === undefined) throw new Error(`useImStartEnd without an image ${which} id`);
-  return id;
+/** LLaVA's and NeMo's tokens around an image. */
+const IMAGE_BRACKETS = [
+  ['<im_start>', '<im_end>'],
+  ['<extra_id_4>', '<extra_id_5>'],
+] as const;
+
+/** Ids of the tokens around an image: those given, or those of LLaVA or NeMo that the vocabulary holds. */
+export function imageBrackets(
+  tokenizer: Tokenizer,
+  { imStartId, imEndId }: Pick<EncodingOptions, 'imStartId' | 'imEndId'>,
+): [start: number, end: number] {
+  if (imStartId !== undefined && imEndId !== undefined) return [imStartId, imEndId];
+  for (const [startToken, endToken] of IMAGE_BRACKETS) {
+    const start = tokenizer.tokenId(startToken);
+    const end = tokenizer.tokenId(endToken);
+    if (start !== null && end !== null) return [start, end];
+  }
+  throw mistake({
+    where: 'model.mm_cfg.use_im_start_end',
+    problem: 'the tokenizer has no tokens to put around an image',
+    expected: IMAGE_BRACKETS.map((pair) => pair.join(' and ')).join(', or '),
+    fix: `model.tokenizer.additional_special_tokens='["<im_start>","<im_end>"]', or model.mm_cfg.use_im_start_end=false`,
+  });
 }
 
 /** Cuts at the right. An image is never cut or lost, and something to learn must be left. */

@@ -2,7 +2,7 @@
 import { mistake } from '../errors.ts';
 import type { Sample } from './collate.ts';
 import { type DataRecord, type Dataset, openDataset } from './dataset.ts';
-import { type EncodingOptions, type Example, encodeRecord, requireTokens } from './example.ts';
+import { type EncodingOptions, type Example, encodeRecord, imageBrackets, requireTokens } from './example.ts';
 import { type ImageStore, openImageStore } from './image-store.ts';
 import { type Aspect, decode, MAX_BYTES, preprocess } from './images.ts';
 import { isRecordProblem } from './problem.ts';
@@ -51,6 +51,7 @@ export class SampleSource {
     this.template = findTemplate(options.template, options.templateCompat);
     this.tokenizer = loadTokenizer(options.tokenizerFolder, options.additionalTokens);
     requireTokens(this.template, this.tokenizer);
+    if (options.useImStartEnd) imageBrackets(this.tokenizer, options);
     this.images = openImageStore(options.imageFolder, options.dataPath);
   }
 

@@ -183,6 +183,7 @@ test('wrong options are refused when the loader opens', async () => {
     [{ template: 'v9' }, /unknown conversation template/],
     [{ globalBatchSize: 3 }, /not a multiple/],
     [{ aspect: 'keep' }, /square or pad/],
+    [{ useImStartEnd: true }, /no tokens to put around an image/],
     [{ imageFolder: join(folder, 'none') }, /image_folder: no such folder/],
     [{ globalBatchSize: 12 }, /fewer records/],
   ];
@@ -212,6 +213,11 @@ test('start and end tokens stand around the picture when asked for', async () =>
   const start = example.imageStarts[0] as number;
   assert.deepEqual([...example.ids.slice(start - 1, start + 5)], [600, 0, 0, 0, 0, 601]);
   pipeline.close();
+  const named = await Pipeline.open(options({ useImStartEnd: true, additionalTokens: ['<im_start>', '<im_end>'] }));
+  const { ids, imageStarts } = (await named.source.sample(0)).example;
+  assert.equal(ids[imageStarts[0]! - 1], named.source.tokenizer.tokenId('<im_start>'));
+  assert.equal(ids[imageStarts[0]! + 4], named.source.tokenizer.tokenId('<im_end>'));
+  named.close();
 });
 
 test('a record cut before its answer, or through its picture, is a problem of its own kind', async () => {
