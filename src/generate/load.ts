@@ -1,0 +1,79 @@
+/** A trained model with everything that asking it takes: tokenizer, template, how pictures are prepared. */
+
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { isCheckpoint, readCheckpoint } from '../checkpoint/folder.ts';
+import { openWhole } from '../checkpoint/parts.ts';
+import { openWeights } from '../checkpoint/weights.ts';
+import { type Aspect, imageStatistics, loadImage } from '../data/images.ts';
+import { type Compat, findTemplate, type Template } from '../data/templates.ts';
+import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts';
+import type { Engine } from '../engine/engine.ts';
+import { mistake } from '../errors.ts';
+import { NevaModel } from '../model/neva.ts';
+import { newestCheckpoint } from '../report/run_folder.ts';
+
+export interface Asked {
+  /** Checkpoint, run, experiment or Hugging Face folder. */
+  path: string;
+  /** The language model, where `path` holds none and refers to none. */
+  languageModel: string | null;
+  /** Used where the model itself does not say how it was trained. */
+  template: string;
+  templateCompat: Compat;
+}
+
+export interface LoadedModel {
+  path: string;
+  model: NevaModel;
+  tokenizer: Tokenizer;
+  template: Template;
+  useImStartEnd: boolean;
+  picture: (path: string) => Promise<Float32Array>;
+}
+
+export function loadModel(engine: Engine, asked: Asked): LoadedModel {
+  const path = existsSync(join(asked.path, 'config.json')) ? asked.path : newestCheckpoint(asked.path);
+  const whole = openWhole(path);
+  const llm = whole.parts.llm ?? (asked.languageModel ? openWeights(asked.languageModel) : undefined);
+  const { vision, projector } = whole.parts;
+  const shapes = whole.config;
+  if (!llm || !vision || !projector || !shapes?.llm || !shapes.vision || !shapes.projector) {
+    const missing = Object.entries({ 'language model': llm, 'vision tower': vision, projector }).flatMap(
+      ([name, part]) => (part ? [] : [name]),
+    );
+    throw mistake({
+      where: path,
+      problem: 'it is not a whole model',
+      expected: 'language model, vision tower and projector',
+      found: missing.length > 0 ? `no ${missing.join(', no ')}` : 'no config.json with the shapes of all three',
+      fix: 'name a checkpoint of neva finetune or a whole LLaVA folder (base_model_file=… gives a language model)',
+    });
+  }
+  const tokenizerFolder = whole.tokenizerFolder ?? llm.tokenizerFolder;
+  if (!tokenizerFolder) throw mistake({ where: path, problem: 'there is no tokenizer beside the model' });
+  const state = isCheckpoint(path) ? readCheckpoint(path) : null;
+  const statistics = imageStatistics(vision.path);
+  const model = new NevaModel(
+    engine,
+    { llm: shapes.llm, vision: shapes.vision, projector: shapes.projector },
+    {
+      vision_encoder: vision.source(engine, 'vision'),
+      projector: projector.source(engine, 'projector'),
+      llm: llm.source(engine, 'llm'),
+    },
+  );
+  const imageOptions = {
+    imageSize: shapes.vision.imageSize,
+    aspect: (state?.imageAspect ?? 'pad') as Aspect,
+    ...(statistics ? { imageMean: statistics.mean, imageStd: statistics.std } : {}),
+  };
+  return {
+    path,
+    model,
+    tokenizer: loadTokenizer(tokenizerFolder, state?.additionalTokens ?? []),
+    template: findTemplate(state?.template ?? asked.template, asked.templateCompat),
+    useImStartEnd: state?.useImStartEnd ?? false,
+    picture: (file) => loadImage(file, imageOptions),
+  };
+}
