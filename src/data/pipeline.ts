@@ -24,6 +24,8 @@ export interface DataOptions extends SourceOptions {
    * `replace` takes the next usable record of the file.
    */
   onError: 'error' | 'skip' | 'replace';
+  /** With `skip` and `replace`: stop all the same when more than this share of the file's records is bad. Default 1. */
+  maxBadFraction?: number;
 }
 
 /** One record that was not usable, as it was met. */
@@ -40,6 +42,8 @@ export class Pipeline {
   readonly #options: DataOptions;
   readonly #sampler: Sampler;
   #problems: MetProblem[] = [];
+  /** Bad records met so far, each once however often it came up. */
+  readonly #bad = new Map<number, ProblemKind>();
 
   private constructor(options: DataOptions, source: SampleSource) {
     this.#options = options;
@@ -133,6 +137,7 @@ export class Pipeline {
       } catch (error) {
         if (this.#options.onError === 'error' || !isRecordProblem(error)) throw error;
         this.#problems.push({ kind: error.kind, message: error.message });
+        this.#countBad((index + tried) % size, error.kind);
         if (!replace) return null;
       }
     }
@@ -140,6 +145,21 @@ export class Pipeline {
       where: this.#options.dataPath,
       problem: 'not one of its records is usable',
       fix: 'run `neva data check`',
+    });
+  }
+
+  #countBad(index: number, kind: ProblemKind): void {
+    this.#bad.set(index, kind);
+    const allowed = (this.#options.maxBadFraction ?? 1) * this.source.size;
+    if (this.#bad.size <= allowed) return;
+    const counts = new Map<ProblemKind, number>();
+    for (const each of this.#bad.values()) counts.set(each, (counts.get(each) ?? 0) + 1);
+    throw mistake({
+      where: this.#options.dataPath,
+      problem: 'too many records cannot be used',
+      expected: `at most model.data.max_bad_fraction = ${this.#options.maxBadFraction} of ${this.source.size} records`,
+      found: `${this.#bad.size} so far: ${[...counts].map(([each, count]) => `${each} ${count}`).join(', ')}`,
+      fix: 'run `neva data check`, mend the data, or raise model.data.max_bad_fraction',
     });
   }
 }

@@ -123,3 +123,26 @@ test('vectors and plain JavaScript resample to the same bytes', () => {
     { numRuns: 300 },
   );
 });
+
+test('damaged pictures are decoded or refused by kind, never anything else', async () => {
+  const files = ['rgb.png', 'photo.jpg', 'still.gif', 'lossy.webp', 'cmyk.tif', 'grey16.png'].map((name) =>
+    readFileSync(join(fixtures, 'images', name)),
+  );
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(...files),
+      fc.array(fc.tuple(fc.double({ min: 0, max: 1, noNaN: true }), fc.nat(255)), { minLength: 1, maxLength: 6 }),
+      async (original, changes) => {
+        const bytes = Buffer.from(original);
+        for (const [at, value] of changes) bytes[Math.floor(at * (bytes.length - 1))] = value;
+        try {
+          const { data, width, height } = await decode(bytes, 'damaged', 1 << 22);
+          assert.equal(data.length, width * height * 3);
+        } catch (error) {
+          assert.match(String((error as { kind?: string }).kind), /^image_(unreadable|too_large)$/, String(error));
+        }
+      },
+    ),
+    { numRuns: 300 },
+  );
+});

@@ -176,6 +176,16 @@ test('skip leaves a bad record out, replace takes the next; both are reported', 
   );
 });
 
+test('too large a share of bad records ends the run even where they are skipped', async () => {
+  const dataPath = write('bad.json', spoiled);
+  const given = { dataPath, dataloaderType: 'single', onError: 'skip' } as const;
+  assert.equal((await take(options({ ...given, maxBadFraction: 0.125 }), 0, 6)).problems.length, 3);
+  await assert.rejects(take(options({ ...given, maxBadFraction: 0.1 }), 0, 6), {
+    userError: true,
+    message: /0\.1 of 8 records[\s\S]*image_missing 1/,
+  });
+});
+
 test('wrong options are refused when the loader opens', async () => {
   const wrong: [Partial<DataOptions>, RegExp][] = [
     [{ dataPath: join(folder, 'none.json') }, /none\.json: cannot read/],
