@@ -11,6 +11,7 @@ import { mistake } from '../errors.ts';
 import type { StepWork } from '../model/flops.ts';
 import { NevaModel, type Part } from '../model/neva.ts';
 import { countElements } from '../model/parameters.ts';
+import type { NevaShape } from '../model/shapes.ts';
 import { newestCheckpoint } from '../report/run_folder.ts';
 import { resolveShape } from './shape.ts';
 
@@ -28,19 +29,8 @@ export interface Assembled {
 
 /** Loads (or draws) every part. Everything that does not fit is a user error, before anything is trained. */
 export function assemble(engine: Engine, config: NevaConfig): Assembled {
-  const { mm_cfg: mm, tokenizer } = config.model;
-  const sources = openSources(config);
-  const tokenizerFolder = tokenizer.model ?? sources.tokenizerFolder;
-  if (!tokenizerFolder) {
-    throw mistake({
-      where: 'model.tokenizer.model',
-      problem: 'there is no tokenizer beside the language model',
-      expected: 'tokenizer.json or tokenizer.model',
-      fix: 'set model.tokenizer.model=FILE or FOLDER',
-    });
-  }
-  const { vocabSize } = loadTokenizer(tokenizerFolder, tokenizer.additional_special_tokens ?? []);
-  const shape = resolveShape(config, sources.shapes, vocabSize);
+  const { mm_cfg: mm } = config.model;
+  const { sources, shape, tokenizerFolder } = resolveSources(config);
   engine.seed(config.model.seed);
   const source = (weights: Weights | undefined, part: 'llm' | 'vision' | 'projector') =>
     weights?.source(engine, part) ?? null;
@@ -70,7 +60,25 @@ export function assemble(engine: Engine, config: NevaConfig): Assembled {
   };
 }
 
-interface Sources {
+/** Where parts and tokenizer come from, and the model's shape: all that can be known without an engine. */
+export function resolveSources(config: NevaConfig): { sources: Sources; shape: NevaShape; tokenizerFolder: string } {
+  const { tokenizer } = config.model;
+  const sources = openSources(config);
+  const tokenizerFolder = tokenizer.model ?? sources.tokenizerFolder;
+  if (!tokenizerFolder) {
+    throw mistake({
+      where: 'model.tokenizer.model',
+      problem: 'there is no tokenizer beside the language model',
+      expected: 'tokenizer.json or tokenizer.model',
+      fix: 'set model.tokenizer.model=FILE or FOLDER',
+    });
+  }
+  const { vocabSize } = loadTokenizer(tokenizerFolder, tokenizer.additional_special_tokens ?? []);
+  const shape = resolveShape(config, sources.shapes, vocabSize);
+  return { sources, shape, tokenizerFolder };
+}
+
+export interface Sources {
   llm?: Weights | undefined;
   vision?: Weights | undefined;
   projector?: Weights | undefined;

@@ -10,15 +10,14 @@ import {
   tokenizerFiles,
 } from '../checkpoint/folder.ts';
 import type { NevaConfig } from '../config/index.ts';
-import { imageStatistics } from '../data/images.ts';
 import { type DataOptions, type Loader, openLoader } from '../data/loader.ts';
 import type { Engine } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
-import { mistake, UserError } from '../errors.ts';
-import { featuresPerImage } from '../model/shapes.ts';
+import { UserError } from '../errors.ts';
 import type { Report } from '../report/report.ts';
 import { markFinished, type RunFolder } from '../report/run_folder.ts';
 import { type Assembled, assemble } from './assemble.ts';
+import { dataOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
 import { Optimizer } from './optimizer.ts';
 import type { Schedule } from './schedule.ts';
@@ -40,7 +39,8 @@ export async function train(
   refuseUnsupported(config);
   const engine = openEngine(config.trainer);
   const assembled = assemble(engine, config);
-  const data = dataOptions(config, assembled);
+  const { model, tokenizerFolder, visionFolder } = assembled;
+  const data = dataOptions(config, { vision: model.shape.vision, tokenizerFolder, visionFolder });
   const start = run.lastCheckpoint ? positionOf(run.lastCheckpoint) : BEGINNING;
   const loader = await openLoader(data, start);
   try {
@@ -152,39 +152,6 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
 function positionOf(checkpoint: string): Position {
   const { step, epoch, consumedSamples, valLoss } = readCheckpoint(checkpoint);
   return { step, epoch, consumedSamples, valLoss };
-}
-
-function dataOptions(
-  { model: m, trainer: _ }: NevaConfig,
-  { model, tokenizerFolder, visionFolder }: Assembled,
-): DataOptions {
-  const { data } = m;
-  if (!data.data_path) {
-    throw mistake({ where: 'model.data.data_path', problem: 'not set', fix: 'model.data.data_path=FILE.json' });
-  }
-  const statistics = visionFolder ? imageStatistics(visionFolder) : null;
-  return {
-    dataPath: data.data_path,
-    imageFolder: data.image_folder,
-    tokenizerFolder,
-    additionalTokens: m.tokenizer.additional_special_tokens ?? [],
-    template: data.conv_template,
-    templateCompat: data.template_compat,
-    maxLength: m.encoder_seq_length,
-    imageSize: model.shape.vision.imageSize,
-    featuresPerImage: featuresPerImage(model.shape.vision),
-    aspect: data.image_aspect_ratio,
-    ...(statistics ? { imageMean: statistics.mean, imageStd: statistics.std } : {}),
-    useImStartEnd: m.mm_cfg.use_im_start_end,
-    microBatchSize: m.micro_batch_size,
-    globalBatchSize: m.global_batch_size,
-    dataParallelRank: 0,
-    dataParallelSize: 1,
-    seed: m.seed,
-    dataloaderType: data.dataloader_type,
-    prefetchBatches: data.prefetch_batches,
-    onError: data.on_error,
-  };
 }
 
 /** trainer.max_steps, or what trainer.max_epochs amounts to, whichever comes first. */
