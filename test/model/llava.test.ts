@@ -5,13 +5,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { openWeights } from '../../src/checkpoint/weights.ts';
-import type { Engine } from '../../src/engine/engine.ts';
-import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
 import type { NevaShape } from '../../src/model/shapes.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { forwardBackward, forwardOnly } from '../../src/train/walk.ts';
 import { assertClose } from '../support/allclose.ts';
-import { fixture, readJson, tensorFile } from '../support/fixtures.ts';
+import { fixture, tensorFile } from '../support/fixtures.ts';
+import { reference, referenceInput, tinyLlava } from '../support/llava.ts';
 import { torchEngine } from '../support/torch.ts';
 
 const SHAPE: NevaShape = {
@@ -43,38 +42,9 @@ const SHAPE: NevaShape = {
 };
 
 const engine = torchEngine();
-const reference = readJson('llava/reference.json');
 const tensors = tensorFile(engine, 'llava/reference.safetensors');
 
-function loadModel(engine: Engine): NevaModel {
-  const open = (folder: string) => openWeights(fixture(`llava/${folder}`));
-  const sources = {
-    vision_encoder: open('vision').source(engine, 'vision'),
-    projector: open('model').source(engine, 'projector'),
-    llm: open('llm').source(engine, 'llm'),
-  };
-  const model = new NevaModel(engine, SHAPE, sources);
-  for (const parameter of model.parameters) parameter.value = engine.keep(engine.scale(parameter.value, 1));
-  return model;
-}
-
-function referenceInput(): LabelledInput {
-  const ints = (name: string) => Int32Array.from(tensors.values(name) as ArrayLike<number>);
-  const ids = ints('input_ids').map((id) => (id === reference.image_token ? 0 : id));
-  return {
-    batch: 3,
-    length: 44,
-    ids,
-    pixels: Float32Array.from(tensors.values('pixel_values')),
-    imageCount: 3,
-    imageSize: 28,
-    imageRows: ints('image_rows'),
-    labelRows: ints('label_rows'),
-    labelTargets: ints('label_targets'),
-  };
-}
-
-const input = referenceInput();
+const input = referenceInput(engine);
 const labels = reference.label_tokens as number;
 
 test('shapes are read from the files of Hugging Face', () => {
@@ -85,13 +55,13 @@ test('shapes are read from the files of Hugging Face', () => {
 });
 
 test('logits at labelled positions', () => {
-  const model = loadModel(engine);
+  const model = tinyLlava(engine);
   const logits = model.logits(input, input.labelRows);
   assertClose(engine.read(logits), tensors.values('logits'), { relative: 1e-5 }, 'logits');
 });
 
 test('loss and the gradient of every parameter', () => {
-  const model = loadModel(engine);
+  const model = tinyLlava(engine);
   for (const parameter of model.parameters) parameter.trainable = true;
   const before = engine.memory().tensors;
   const loss = engine.scope(() => forwardBackward(engine, model.lossChain(input), 1 / labels));
@@ -120,7 +90,7 @@ test('loss and the gradient of every parameter', () => {
 
 for (const stage of ['pretrain', 'finetune'] as const) {
   test(`20 AdamW steps of ${stage}: losses and gradient norms`, () => {
-    const model = loadModel(engine);
+    const model = tinyLlava(engine);
     const { trained, losses, grad_norms } = reference[stage];
     for (const parameter of model.parameters) {
       parameter.trainable = trained.some((prefix: string) => parameter.name.startsWith(prefix));
