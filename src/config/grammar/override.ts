@@ -184,5 +184,3 @@ function printUntagged(sweep: Sweep): string {
     }
   }
 }
-
-
