@@ -1,0 +1,118 @@
+/** `neva data check` and `neva data show`: what a training run would read, before it reads it. */
+import { createHash } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import type { NevaConfig } from '../config/index.ts';
+import { mistake } from '../errors.ts';
+import { addConfigFlags, type ConfigFlags, composeOrShow } from './hydra.ts';
+
+export function define(command: Command): void {
+  addConfigFlags(
+    command.command('check').description('read every record and decode every picture, and report by kind of problem'),
+  )
+    .option('--json', 'print the report as one JSON object')
+    .option('--limit <n>', 'check only so many records, spread over the file', count)
+    .option('--no-cache', 'decode pictures again that an earlier check has decoded')
+    .action(async (overrides: string[], flags: ConfigFlags & CheckFlags) => {
+      const config = await composeOrShow('neva_pretrain', overrides, flags);
+      if (config) await check(config, flags);
+    });
+  addConfigFlags(command.command('show').description('show one record as the model sees it'))
+    .requiredOption('--index <n>', 'position of the record in the file, from 0', count)
+    .option('--json', 'print it as one JSON object')
+    .option('--pixels <file>', 'write its pictures, preprocessed, to a safetensors file')
+    .action(async (overrides: string[], flags: ConfigFlags & ShowFlags) => {
+      const config = await composeOrShow('neva_pretrain', overrides, flags);
+      if (config) await show(config, flags);
+    });
+}
+
+interface CheckFlags {
+  json?: boolean;
+  limit?: number;
+  cache: boolean;
+}
+
+interface ShowFlags {
+  index: number;
+  json?: boolean;
+  pixels?: string;
+}
+
+function count(value: string): number {
+  if (/^\d+$/.test(value)) return Number(value);
+  throw mistake({ where: '--index, --limit', problem: 'not a count', expected: 'a whole number', found: value });
+}
+
+/** The options of a training run with this configuration, without an engine. */
+async function runOptions(config: NevaConfig) {
+  const { resolveSources } = await import('../train/assemble.ts');
+  const { dataOptions } = await import('../train/data_options.ts');
+  const { sources, shape, tokenizerFolder } = resolveSources(config);
+  return dataOptions(config, { vision: shape.vision, tokenizerFolder, visionFolder: sources.vision?.path ?? null });
+}
+
+async function check(config: NevaConfig, flags: CheckFlags): Promise<void> {
+  const options = await runOptions(config);
+  const { checkData } = await import('../data/check.ts');
+  const { presentCheck } = await import('../data/present.ts');
+  const progress = await progressBar();
+  const report = await checkData({
+    ...options,
+    maxBadFraction: config.model.data.max_bad_fraction,
+    ...(flags.limit === undefined ? {} : { limit: flags.limit }),
+    ...(flags.cache ? { cacheFile: verdictFile(resolve(options.imageFolder ?? options.dataPath)) } : {}),
+    onProgress: progress.update,
+  }).finally(progress.stop);
+  console.log(flags.json ? JSON.stringify(report, null, 2) : presentCheck(report));
+  if (report.refused) process.exitCode = 2;
+}
+
+/** One file of verdicts for each image folder, in the user's cache. */
+function verdictFile(imageFolder: string): string {
+  const folder = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'neva');
+  mkdirSync(folder, { recursive: true });
+  return join(folder, `images-${createHash('sha256').update(imageFolder).digest('hex').slice(0, 16)}.json`);
+}
+
+/** On a terminal, how far the check is; elsewhere nothing. */
+async function progressBar(): Promise<{ update: (done: number, total: number) => void; stop: () => void }> {
+  if (!process.stderr.isTTY) return { update: () => {}, stop: () => {} };
+  const { Presets, SingleBar } = await import('cli-progress');
+  const bar = new SingleBar(
+    { format: '{bar} {value}/{total} records, {eta_formatted} left', clearOnComplete: true },
+    Presets.shades_classic,
+  );
+  let started = false;
+  return {
+    update(done, total) {
+      if (!started) bar.start(total, 0);
+      started = true;
+      bar.update(done);
+    },
+    stop: () => bar.stop(),
+  };
+}
+
+async function show(config: NevaConfig, flags: ShowFlags): Promise<void> {
+  const options = await runOptions(config);
+  const { showRecord } = await import('../data/show.ts');
+  const { presentRecord } = await import('../data/present.ts');
+  const { record, pieces, pixels } = await showRecord(options, flags.index);
+  if (flags.pixels !== undefined) {
+    const { writeSafetensors } = await import('../checkpoint/safetensors.ts');
+    const size = options.imageSize;
+    const bytes = new Float32Array(pixels.length * 3 * size * size);
+    pixels.forEach((picture, i) => {
+      bytes.set(picture, i * picture.length);
+    });
+    const shape = [pixels.length, 3, size, size];
+    writeSafetensors(flags.pixels, [
+      { name: 'pixel_values', dtype: 'float32', shape, data: () => new Uint8Array(bytes.buffer) },
+    ]);
+  }
+  const colour = process.stdout.isTTY && !process.env.NO_COLOR;
+  console.log(flags.json ? JSON.stringify(record) : presentRecord(record, pieces, colour));
+}
