@@ -1,0 +1,264 @@
+/** THE loop on the tiny LLaVA: accumulation, freezing, resuming bit for bit, stopping, all without files of data. */
+import assert from 'node:assert/strict';
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { type CheckpointState, readCheckpoint, restore, saveCheckpoint } from '../../src/checkpoint/folder.ts';
+import type { GlobalBatch, MicroBatch } from '../../src/data/types.ts';
+import type { NevaModel } from '../../src/model/neva.ts';
+import type { StepMetrics } from '../../src/report/metrics.ts';
+import type { Report } from '../../src/report/report.ts';
+import { type LoopOptions, type Position, trainLoop } from '../../src/train/loop.ts';
+import { Optimizer } from '../../src/train/optimizer.ts';
+import { tensorFile } from '../support/fixtures.ts';
+import { reference, tinyLlava } from '../support/llava.ts';
+import { torchEngine } from '../support/torch.ts';
+
+const engine = torchEngine();
+const file = tensorFile(engine, 'llava/reference.safetensors');
+const pixels = Float32Array.from(file.values('pixel_values'));
+const ids = Int32Array.from(file.values('input_ids'));
+const labels = Int32Array.from(file.values('labels'));
+const lengths = Int32Array.from(file.values('lengths'));
+const T = 44;
+const PICTURE = 3 * 28 * 28;
+
+const PATCHES = 16;
+/** Pictures of each record (two of the three have some), counted from its image positions. */
+const picturesOf = [0, 1, 2].map(
+  (record) => ids.subarray(record * T, (record + 1) * T).filter((id) => id === reference.image_token).length / PATCHES,
+);
+const TEXT_ONLY = picturesOf.indexOf(0);
+const firstPicture = (record: number) => picturesOf.slice(0, record).reduce((sum, count) => sum + count, 0);
+
+/** Records of the reference as one micro batch. */
+function micro(records: number[], shift = 0): MicroBatch {
+  const rows: number[] = [];
+  const targets: number[] = [];
+  const imageRows: number[] = [];
+  const pictures: number[] = [];
+  const own = new Int32Array(records.length * T);
+  records.forEach((record, b) => {
+    for (let t = 0; t < T; t++) {
+      const id = ids[record * T + t]!;
+      const isImage = id === reference.image_token;
+      if (isImage) imageRows.push(b * T + t);
+      own[b * T + t] = isImage ? 0 : (id + shift) % 90;
+      const label = labels[record * T + t]!;
+      if (t > 0 && label !== -100) {
+        rows.push(b * T + t - 1);
+        targets.push((label + shift) % 90);
+      }
+    }
+    for (let i = 0; i < picturesOf[record]!; i++) pictures.push(firstPicture(record) + i);
+  });
+  return {
+    batch: records.length,
+    length: T,
+    ids: own,
+    lengths: Int32Array.from(records, (record) => lengths[record]!),
+    labelRows: Int32Array.from(rows),
+    labelTargets: Int32Array.from(targets),
+    pixels: Float32Array.from(pictures.flatMap((r) => [...pixels.subarray(r * PICTURE, (r + 1) * PICTURE)])),
+    imageCount: pictures.length,
+    imageSize: 28,
+    imageRows: Int32Array.from(imageRows),
+    records: records.map(String),
+  };
+}
+
+const batchOf = (microBatches: MicroBatch[], consumedSamples: number): GlobalBatch => ({
+  microBatches,
+  labelTokens: microBatches.reduce((sum, { labelRows }) => sum + labelRows.length, 0),
+  epoch: 0,
+  consumedSamples,
+});
+
+/** Another global batch for every position, as a data set would give. */
+async function* batches(from: number, cut: number[][]): AsyncGenerator<GlobalBatch> {
+  for (let i = from; ; i++)
+    yield batchOf(
+      cut.map((records) => micro(records, i)),
+      (i + 1) * 3,
+    );
+}
+
+function reportInto(lines: StepMetrics[], stop = new AbortController().signal): Report {
+  const nothing = () => {};
+  return {
+    log: { debug: nothing, info: nothing, warn: nothing, error: nothing },
+    progress: { start: nothing, step: nothing, print: nothing, stop: nothing },
+    metrics: { step: (line: StepMetrics) => lines.push(line), validation: nothing },
+    stop,
+  } as unknown as Report;
+}
+
+const ALL = [[0, 1, 2]];
+const BEGINNING: Position = { step: 0, epoch: 0, consumedSamples: 0, valLoss: null };
+
+interface Run {
+  cut?: number[][];
+  steps?: number;
+  reduction?: LoopOptions['lossReduction'];
+  llm?: boolean;
+  start?: Position;
+  from?: string;
+  saveAt?: string;
+  stopAfter?: number;
+}
+
+async function run({
+  cut = ALL,
+  steps = 4,
+  reduction = 'tokens',
+  llm = true,
+  start = BEGINNING,
+  from,
+  saveAt,
+  stopAfter,
+}: Run) {
+  const model = tinyLlava(engine);
+  for (const { name, parameters } of model.parts) {
+    for (const parameter of parameters) parameter.trainable = name === 'projector' || (name === 'llm' && llm);
+  }
+  const trainable = model.parameters.filter(({ trainable }) => trainable);
+  const optimizer = new Optimizer(engine, trainable, { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 1 });
+  const moments = new Map(trainable.map(({ name }, i) => [name, optimizer.states[i]!]));
+  if (from) restore(engine, from, trainable, moments);
+  const lines: StepMetrics[] = [];
+  const stop = new AbortController();
+  const source = async function* () {
+    for await (const batch of batches(start.step, cut)) {
+      if (stopAfter !== undefined && batch.consumedSamples / 3 === stopAfter) stop.abort();
+      yield batch;
+    }
+  };
+  const result = await trainLoop(
+    {
+      engine,
+      model,
+      optimizer,
+      schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: 20 },
+      batches: source(),
+      report: reportInto(lines, stop.signal),
+      save: async (position) => {
+        if (saveAt) saveCheckpoint(engine, saveAt, content(model, position, moments));
+      },
+      validate: async () => Number.NaN,
+    },
+    {
+      maxSteps: steps,
+      saveEvery: 0,
+      saveAtEnd: true,
+      validateEvery: 0,
+      lossReduction: reduction,
+      trains: { llm, projector: true, vision: false },
+      peakFlops: null,
+    },
+    start,
+  );
+  const weights = model.parameters.map(({ name, value }) => [name, engine.bytes(value)] as const);
+  return { result, lines, losses: lines.map(({ loss }) => loss), weights: new Map(weights), model };
+}
+
+function content(model: NevaModel, position: Position, optimizer: Map<string, never> | Map<string, object>) {
+  const state = {
+    format: 1,
+    stage: 'finetune',
+    ...position,
+    loss: 1,
+    rng: Buffer.from(engine.rngState()).toString('base64'),
+    seed: 1,
+    template: 'v1',
+    imageAspect: 'square',
+    useImStartEnd: false,
+    additionalTokens: [],
+    frozen: [],
+  } satisfies CheckpointState;
+  const parameters = model.parameters.filter(({ trainable }) => trainable);
+  return { state, shape: model.shape, parameters, optimizer: optimizer as never, files: [] };
+}
+
+const worst = (a: number[], b: number[]) => Math.max(...a.map((value, i) => Math.abs(value / b[i]! - 1)));
+
+test('cutting the global batch into micro batches changes nothing', async () => {
+  const whole = await run({});
+  for (const cut of [
+    [[0], [1], [2]],
+    [[0, 1], [2]],
+    [[2], [0, 1]],
+  ]) {
+    const parts = await run({ cut });
+    assert.ok(worst(parts.losses, whole.losses) < 2e-6, `${JSON.stringify(cut)}: ${parts.losses} ≠ ${whole.losses}`);
+  }
+});
+
+test('loss_reduction=micro_batches is the mean of the micro batches’ means', async () => {
+  const each = await Promise.all([0, 1, 2].map((record) => run({ cut: [[record]], steps: 1 })));
+  const mean = each.reduce((sum, { losses }) => sum + losses[0]! / 3, 0);
+  const { losses } = await run({ cut: [[0], [1], [2]], steps: 1, reduction: 'micro_batches' });
+  assert.ok(Math.abs(losses[0]! / mean - 1) < 1e-6);
+  const tokens = await run({ cut: [[0], [1], [2]], steps: 1 });
+  assert.ok(Math.abs(losses[0]! - tokens.losses[0]!) > 1e-4, 'the two differ where records have unlike label counts');
+});
+
+test('what is frozen stays as it was, bit for bit', async () => {
+  const before = new Map(tinyLlava(engine).parameters.map(({ name, value }) => [name, engine.bytes(value)]));
+  const { weights } = await run({ llm: false });
+  for (const [name, bytes] of weights) {
+    const same = Buffer.compare(bytes, before.get(name)!) === 0;
+    assert.equal(same, !name.startsWith('multi_modal_projector.'), name);
+  }
+});
+
+test('a resumed run is the uninterrupted one, bit for bit', async () => {
+  for (const llm of [true, false]) {
+    const whole = await run({ llm, steps: 8 });
+    const dir = mkdtempSync(join(tmpdir(), 'neva-'));
+    await run({ llm, steps: 5, saveAt: dir });
+    const from = join(dir, 'step=0000005');
+    const { step, epoch, consumedSamples, valLoss } = readCheckpoint(from);
+    const rest = await run({ llm, steps: 8, from, start: { step, epoch, consumedSamples, valLoss } });
+    assert.deepEqual(rest.losses, whole.losses.slice(5));
+    for (const [name, bytes] of whole.weights) assert.ok(Buffer.compare(bytes, rest.weights.get(name)!) === 0, name);
+  }
+});
+
+test('a stop signal lets the step finish, saves, and says so', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'neva-'));
+  const { result, lines } = await run({ steps: 8, stopAfter: 3, saveAt: dir });
+  assert.equal(result.stopped, true);
+  assert.equal(lines.length, 3);
+  assert.equal(readCheckpoint(join(dir, 'step=0000003')).consumedSamples, 9);
+});
+
+test('every field of a step’s line, and text-only micro batches', async () => {
+  const { lines } = await run({ cut: [[TEXT_ONLY]], steps: 1 });
+  const [line] = lines as [StepMetrics];
+  const m = micro([TEXT_ONLY]);
+  assert.equal(line.tokens, m.batch * m.length);
+  assert.equal(line.label_tokens, m.labelRows.length);
+  assert.equal(line.step, 1);
+  assert.equal(line.consumed_samples, 3);
+  assert.equal(line.mfu, null);
+  for (const key of [
+    'loss',
+    'lr',
+    'grad_norm',
+    'step_time_s',
+    'data_time_s',
+    'tokens_per_s',
+    'samples_per_s',
+    'tflops',
+    'peak_memory_bytes',
+  ] as const) {
+    assert.ok(Number.isFinite(line[key]) && line[key] >= 0, `${key} is ${line[key]}`);
+  }
+});
+
+test('in pretrain, a batch of text alone teaches the projector nothing and harms nothing', async () => {
+  const { losses, lines } = await run({ cut: [[TEXT_ONLY]], steps: 2, llm: false });
+  assert.equal(losses.length, 2);
+  assert.equal(lines[0]!.grad_norm, 0);
+});
