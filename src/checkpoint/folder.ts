@@ -39,11 +39,12 @@ import { writeConfig } from './hf_config.ts';
 import { readJsonObject } from './json.ts';
 import { readSafetensors, type TensorEntry, type TensorToWrite, writeSafetensors } from './safetensors.ts';
 
-/** Weights that are not in the checkpoint because they did not change: where they are, and how large. */
+/** Weights that are not in the checkpoint because they did not change: where they are, and what tells them from others. */
 export interface FrozenReference {
   part: 'llm' | 'vision' | 'projector';
   path: string;
-  bytes: number;
+  /** See `fingerprintOf` in fingerprint.ts. */
+  fingerprint: string;
 }
 
 export interface CheckpointState {
@@ -89,27 +90,37 @@ export const tokenizerFiles = (folder: string): string[] =>
 
 export const checkpointName = (step: number): string => `step=${String(step).padStart(7, '0')}`;
 
-/** Writes checkpoint `state.step` into `dir` and points `last` at it. Returns its folder. */
+/**
+ * Writes checkpoint `state.step` into `dir` and points `last` at it. Returns its folder.
+ * One of the same step is replaced: after going back to an earlier one it may be damaged, or of other settings.
+ */
 export function saveCheckpoint(engine: Engine, dir: string, content: CheckpointContent): string {
   const name = checkpointName(content.state.step);
   const target = join(dir, name);
   mkdirSync(dir, { recursive: true });
-  if (!existsSync(target)) {
-    const beside = besideName(target);
+  const beside = besideName(target);
+  rmSync(beside, { recursive: true, force: true });
+  mkdirSync(beside);
+  try {
+    writeContent(engine, beside, content);
+    syncFolder(beside);
+    if (existsSync(target)) removeFolder(target);
+    renameSync(beside, target);
+  } catch (error) {
     rmSync(beside, { recursive: true, force: true });
-    mkdirSync(beside);
-    try {
-      writeContent(engine, beside, content);
-      syncFolder(beside);
-      renameSync(beside, target);
-    } catch (error) {
-      rmSync(beside, { recursive: true, force: true });
-      throw error;
-    }
-    syncFolder(dir);
+    throw error;
   }
+  syncFolder(dir);
   writeFileAtomic(join(dir, 'last'), `${name}\n`);
   return target;
+}
+
+/** Takes the name away before the files, so that a checkpoint is never half there under its name. */
+function removeFolder(folder: string): void {
+  const removed = besideName(`${folder}.removed`);
+  rmSync(removed, { recursive: true, force: true });
+  renameSync(folder, removed);
+  rmSync(removed, { recursive: true, force: true });
 }
 
 function writeContent(engine: Engine, folder: string, content: CheckpointContent): void {
@@ -264,19 +275,28 @@ export function checkpointsIn(dir: string): string[] {
 
 /**
  * Removes all but the newest and the `keep` best by validation loss (training loss where nothing was validated), and what an
- * interrupted save left. `keep` −1 keeps all.
+ * interrupted save left. `keep` −1 keeps all. Nothing is pruned while no file names the newest.
  */
 export function pruneCheckpoints(dir: string, keep: number): void {
   for (const name of existsSync(dir) ? readdirSync(dir) : []) {
     if (/^step=\d+\..*\.partial$/.test(name)) rmSync(join(dir, name), { recursive: true, force: true });
   }
-  const names = checkpointsIn(dir);
-  if (keep < 0 || names.length === 0) return;
-  const last = readFileSync(join(dir, 'last'), 'utf8').trim();
-  const score = (name: string) => {
-    const { valLoss, loss } = readJsonObject(join(dir, name, 'state.json')) as unknown as CheckpointState;
+  const newest = join(dir, 'last');
+  if (keep < 0 || !existsSync(newest)) return;
+  const last = readFileSync(newest, 'utf8').trim();
+  const ranked = checkpointsIn(dir)
+    .filter((name) => name !== last)
+    .map((name) => ({ name, loss: lossOf(join(dir, name)) }))
+    .sort((a, b) => (a.loss === b.loss ? (a.name < b.name ? 1 : -1) : a.loss - b.loss));
+  for (const { name } of ranked.slice(keep)) removeFolder(join(dir, name));
+}
+
+/** What checkpoints are ranked by; one whose state cannot be read is the worst. */
+function lossOf(folder: string): number {
+  try {
+    const { valLoss, loss } = readJsonObject(join(folder, 'state.json')) as unknown as CheckpointState;
     return valLoss ?? loss ?? Number.POSITIVE_INFINITY;
-  };
-  const ranked = names.filter((name) => name !== last).sort((a, b) => score(a) - score(b) || (a < b ? 1 : -1));
-  for (const name of ranked.slice(keep)) rmSync(join(dir, name), { recursive: true, force: true });
+  } catch {
+    return Number.POSITIVE_INFINITY;
+  }
 }

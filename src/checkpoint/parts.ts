@@ -2,9 +2,10 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { mistake } from '../errors.ts';
-import { isCheckpoint, readCheckpoint } from './folder.ts';
+import { fingerprintOf } from './fingerprint.ts';
+import { type FrozenReference, isCheckpoint, readCheckpoint } from './folder.ts';
 import type { ConfigShapes } from './hf_config.ts';
-import type { Part } from './names.ts';
+import { type Part, partOf } from './names.ts';
 import { openWeights, type Weights } from './weights.ts';
 
 export interface WholeModel {
@@ -24,7 +25,7 @@ export function openWhole(folder: string): WholeModel {
   const parts: WholeModel['parts'] = {};
   for (const part of ['llm', 'vision', 'projector'] as const) if (own.has(part)) parts[part] = own;
   if (!isCheckpoint(folder)) return { config: own.config, parts, tokenizerFolder: own.tokenizerFolder };
-  for (const { part, path, bytes } of readCheckpoint(folder).frozen) {
+  for (const { part, path, fingerprint } of readCheckpoint(folder).frozen) {
     if (!existsSync(path)) {
       throw mistake({
         where: folder,
@@ -34,15 +35,22 @@ export function openWhole(folder: string): WholeModel {
       });
     }
     const weights = openWeights(path);
-    if (weights.bytes !== bytes) {
+    if (referTo(part, weights).fingerprint !== fingerprint) {
       throw mistake({
         where: path,
         problem: `the ${part} has changed since ${folder} was saved`,
-        expected: `${bytes} bytes of weights`,
-        found: `${weights.bytes}`,
+        expected: 'the weights that this checkpoint was trained with',
+        found: 'others',
+        fix: `put the former ones back, or correct the path under "frozen" in ${join(folder, 'state.json')}`,
       });
     }
     parts[part] = weights;
   }
   return { config: own.config, parts, tokenizerFolder: own.tokenizerFolder };
+}
+
+/** What a checkpoint notes of a part that did not train. */
+export function referTo(part: Part, weights: Weights): FrozenReference {
+  const own = new Map([...weights.entries].filter(([name]) => partOf(name) === part));
+  return { part, path: weights.path, fingerprint: fingerprintOf(own) };
 }

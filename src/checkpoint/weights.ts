@@ -20,8 +20,6 @@ export interface Weights {
   source(engine: Engine, part: Part): WeightSource;
   /** The folder that holds the tokenizer, or null. */
   readonly tokenizerFolder: string | null;
-  /** Bytes of all weight files: with the path, what a reference to them is checked against. */
-  readonly bytes: number;
 }
 
 const INDEX = 'model.safetensors.index.json';
@@ -46,7 +44,6 @@ export function openWeights(path: string): Weights {
     entries.set(reading.name, entry);
   }
   const parts = new Set([...entries.keys()].map(partOf));
-  const files = new Set([...entries.values()].map(({ file }) => file));
   const tokenizer = ['tokenizer.json', 'tokenizer.model'].some((name) => existsSync(join(folder, name)));
   return {
     path: absolute,
@@ -55,7 +52,6 @@ export function openWeights(path: string): Weights {
     has: (part) => parts.has(part),
     source: (engine, part) => partSource(engine, absolute, entries, part),
     tokenizerFolder: tokenizer ? folder : null,
-    bytes: [...files].reduce((sum, file) => sum + statSync(file).size, 0),
   };
 }
 

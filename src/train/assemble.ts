@@ -2,7 +2,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { FrozenReference } from '../checkpoint/folder.ts';
-import { openWhole, type WholeModel } from '../checkpoint/parts.ts';
+import { openWhole, referTo, type WholeModel } from '../checkpoint/parts.ts';
 import { openWeights, type Weights } from '../checkpoint/weights.ts';
 import type { NevaConfig } from '../config/index.ts';
 import { loadTokenizer } from '../data/tokenizer.ts';
@@ -148,6 +148,6 @@ function frozenReferences(
   return parts.flatMap(({ name }) => {
     const weights = from[name];
     if (trains[name] || !weights) return [];
-    return [{ part: name === 'vision_encoder' ? 'vision' : name, path: weights.path, bytes: weights.bytes }];
+    return [referTo(name === 'vision_encoder' ? 'vision' : name, weights)];
   });
 }
