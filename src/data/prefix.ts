@@ -25,16 +25,17 @@ export interface TokenizerJson {
 const MARK = '▁';
 
 /**
- * How this tokenizer prefixes. As transformers 5 chooses: for LLaMA's classes a `legacy` key in tokenizer_config.json decides
- * (true: always, false: first, with `add_prefix_space: false`: never); without that key, tokenizer.json as it stands.
+ * How this tokenizer prefixes. As transformers 5 chooses: for LLaMA's class the `legacy` key of tokenizer_config.json decides
+ * (true: always; false or absent: first) and `add_prefix_space: false` means never, whatever tokenizer.json says; for other
+ * classes tokenizer.json does.
  */
 export function prefixRule(json: TokenizerJson, config: Record<string, unknown>): PrefixRule {
   const prepends = components(json.normalizer, 'normalizers').some((part) => part.type === 'Prepend');
   const metaspace = components(json.pre_tokenizer, 'pretokenizers').find((part) => part.type === 'Metaspace');
   if (!prepends && !metaspace) return { scheme: 'never', unlessPresent: true };
-  if (/^(Code)?Llama/.test(String(config.tokenizer_class ?? '')) && typeof config.legacy === 'boolean') {
+  if (/^LlamaTokenizer/.test(String(config.tokenizer_class ?? ''))) {
     if (config.add_prefix_space === false) return { scheme: 'never', unlessPresent: true };
-    return { scheme: config.legacy ? 'always' : 'first', unlessPresent: true };
+    return { scheme: config.legacy === true ? 'always' : 'first', unlessPresent: true };
   }
   if (prepends) return { scheme: 'always', unlessPresent: false };
   // Before `prepend_scheme` came, `add_prefix_space` said the same.

@@ -8,7 +8,7 @@ import fc from 'fast-check';
 import { encodePrompt, encodeRecord, requireTokens } from '../../src/data/example.ts';
 import { fromSentencePiece } from '../../src/data/sentencepiece.ts';
 import { findTemplate, IMAGE_TAG, placeImages, type Turn, templateNames } from '../../src/data/templates.ts';
-import { loadTokenizer, type Tokenizer } from '../../src/data/tokenizer.ts';
+import { loadTokenizer, makeTokenizer, type Tokenizer } from '../../src/data/tokenizer.ts';
 import { packageRoot } from '../../src/root.ts';
 
 const fixtures = join(packageRoot, 'test', 'fixtures', 'data');
@@ -142,6 +142,45 @@ test('a template whose tokens the vocabulary lacks is refused, and they can be a
     lacking.vocabSize + 2,
     ...lacking.encode('a', { start: 'middle' }),
   ]);
+});
+
+test('the prefix is chosen as transformers 5 chooses it', () => {
+  const folder = join(fixtures, 'tokenizer-new');
+  const read = (name: string) => JSON.parse(readFileSync(join(folder, name), 'utf8'));
+  const config = read('tokenizer_config.json');
+  const prepend = {
+    ...read('tokenizer.json'),
+    pre_tokenizer: null,
+    normalizer: {
+      type: 'Sequence',
+      normalizers: [
+        { type: 'Prepend', prepend: '▁' },
+        { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
+      ],
+    },
+  };
+  // What LlamaTokenizer and PreTrainedTokenizerFast of transformers 5.18 give for such files.
+  const cases: [tokenizerClass: string, legacy: boolean | undefined, files: object, prefixed: boolean][] = [
+    ['LlamaTokenizer', true, read('tokenizer.json'), true],
+    ['LlamaTokenizer', true, prepend, true],
+    ['LlamaTokenizer', false, prepend, false],
+    ['LlamaTokenizerFast', undefined, prepend, false],
+    ['PreTrainedTokenizerFast', false, prepend, true],
+    ['PreTrainedTokenizerFast', true, read('tokenizer.json'), false],
+  ];
+  for (const [tokenizer_class, legacy, files, prefixed] of cases) {
+    const tokenizer = makeTokenizer(
+      files as Parameters<typeof makeTokenizer>[0],
+      { ...config, tokenizer_class, legacy },
+      'here',
+    );
+    const after = tokenizer.encode('dog', { start: prefixed ? 'text' : 'middle' });
+    assert.deepEqual(
+      tokenizer.encode('a</s>dog').slice(-after.length - 1),
+      [2, ...after],
+      `${tokenizer_class} ${legacy}`,
+    );
+  }
 });
 
 test('tokenizer.model gives the same ids as the tokenizer.json made of it, and as SentencePiece', () => {
