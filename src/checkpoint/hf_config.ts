@@ -27,7 +27,11 @@ export function readConfigShapes(folder: string): ConfigShapes | null {
     case 'clip_vision_model':
       return { kind: 'clip', vision: read.vision(config) };
     case 'clip':
-      return { kind: 'clip', vision: read.vision(read.object(config, 'vision_config')) };
+      // Older files give the tower twice, and there `…_dict` is the one that counts.
+      return {
+        kind: 'clip',
+        vision: read.vision(read.object(config, config.vision_config_dict ? 'vision_config_dict' : 'vision_config')),
+      };
     case 'llava':
     case 'llava_llama':
       return config.text_config ? read.llava(config) : read.originalLlava(config);
@@ -54,19 +58,24 @@ class Reader {
     const rope = (c.rope_parameters ?? c.rope_scaling ?? {}) as Json;
     const ropeType = rope.rope_type ?? rope.type ?? 'default';
     if (ropeType !== 'default') this.#refuse('rope scaling', 'default', String(ropeType));
-    if (c.attention_bias === true || c.mlp_bias === true) this.#refuse('attention_bias, mlp_bias', 'false', 'true');
-    if ((c.hidden_act ?? 'silu') !== 'silu') this.#refuse('hidden_act', 'silu', String(c.hidden_act));
+    this.#only(c, 'attention_bias', false);
+    this.#only(c, 'mlp_bias', false);
+    this.#only(c, 'hidden_act', 'silu');
+    const numQueryGroups = this.#count(c, 'num_key_value_heads', numAttentionHeads);
+    if (numAttentionHeads % numQueryGroups !== 0) {
+      this.#refuse('num_key_value_heads', `a divisor of the ${numAttentionHeads} heads`, String(numQueryGroups));
+    }
     return {
       numLayers: this.#count(c, 'num_hidden_layers', 32),
       hiddenSize,
       ffnHiddenSize: this.#count(c, 'intermediate_size', 11008),
       numAttentionHeads,
-      numQueryGroups: this.#count(c, 'num_key_value_heads', numAttentionHeads),
+      numQueryGroups,
       headDim: this.#count(c, 'head_dim', hiddenSize / numAttentionHeads),
       vocabSize: this.#count(c, 'vocab_size', 32000),
-      normEpsilon: this.#number(c, 'rms_norm_eps', 1e-6),
+      normEpsilon: this.#positive(c, 'rms_norm_eps', 1e-6),
       // transformers 5 moved it into rope_parameters.
-      rotaryBase: this.#number({ ...c, ...rope }, 'rope_theta', 10000),
+      rotaryBase: this.#positive({ ...c, ...rope }, 'rope_theta', 10000),
       maxPositions: this.#count(c, 'max_position_embeddings', 2048),
       tiedEmbeddings: c.tie_word_embeddings === true,
     };
@@ -74,8 +83,8 @@ class Reader {
 
   /** LLaVA's choice of hidden state and class token unless `feature` says otherwise. */
   vision(c: Json, feature: { selectLayer: number; classTokenLength: number } = LLAVA_FEATURE): VisionShape {
-    const activation = c.hidden_act ?? 'quick_gelu';
-    if (activation !== 'quick_gelu') this.#refuse('hidden_act of the tower', 'quick_gelu', String(activation));
+    this.#only(c, 'hidden_act', 'quick_gelu');
+    this.#only(c, 'num_channels', 3);
     return {
       imageSize: this.#count(c, 'image_size', 224),
       patchSize: this.#count(c, 'patch_size', 32),
@@ -83,16 +92,27 @@ class Reader {
       numLayers: this.#count(c, 'num_hidden_layers', 12),
       numAttentionHeads: this.#count(c, 'num_attention_heads', 12),
       ffnHiddenSize: this.#count(c, 'intermediate_size', 3072),
-      normEpsilon: this.#number(c, 'layer_norm_eps', 1e-5),
+      normEpsilon: this.#positive(c, 'layer_norm_eps', 1e-5),
       ...feature,
     };
   }
 
   llava(c: Json): ConfigShapes {
-    const llm = this.llama(this.object(c, 'text_config'));
-    const vision = this.vision(this.object(c, 'vision_config'), {
+    const [text, tower] = [this.object(c, 'text_config'), this.object(c, 'vision_config')];
+    this.#only(text, 'model_type', 'llama', 'text_config.');
+    this.#only(tower, 'model_type', 'clip_vision_model', 'vision_config.');
+    this.#only(c, 'projector_hidden_act', 'gelu');
+    this.#only(c, 'multimodal_projector_bias', true);
+    const strategy = c.vision_feature_select_strategy ?? 'default';
+    if (strategy !== 'default' && strategy !== 'full') {
+      this.#refuse('vision_feature_select_strategy', 'default or full', String(strategy));
+    }
+    const llm = this.llama(text);
+    // LlavaConfig ties when either says so.
+    llm.tiedEmbeddings ||= c.tie_word_embeddings === true;
+    const vision = this.vision(tower, {
       selectLayer: this.#number(c, 'vision_feature_layer', -2),
-      classTokenLength: (c.vision_feature_select_strategy ?? 'default') === 'default' ? 1 : 0,
+      classTokenLength: strategy === 'default' ? 1 : 0,
     });
     const type = String(c.mm_projector_type ?? 'mlp2x_gelu');
     return {
@@ -105,6 +125,7 @@ class Reader {
 
   /** liuhaotian/llava-v1.5-7b and the like: the tower is named, its shape is not here. */
   originalLlava(c: Json): ConfigShapes {
+    this.#only(c, 'mm_patch_merge_type', 'flat'); // anything else is LLaVA 1.6, which tiles its pictures
     const llm = this.llama(c);
     const type = String(c.mm_projector_type ?? 'linear');
     const inputSize = this.#count(c, 'mm_hidden_size', 1024);
@@ -127,12 +148,24 @@ class Reader {
     return value;
   }
 
+  #positive(c: Json, key: string, fallback: number): number {
+    const value = this.#number(c, key, fallback);
+    if (value <= 0) throw mistake({ where: `${this.#file}: ${key}`, problem: 'not above 0', found: String(value) });
+    return value;
+  }
+
   #count(c: Json, key: string, fallback: number): number {
     const value = this.#number(c, key, fallback);
     if (!Number.isInteger(value) || value < 1) {
       throw mistake({ where: `${this.#file}: ${key}`, problem: 'not a whole number above 0', found: String(value) });
     }
     return value;
+  }
+
+  /** A setting that neva's model has fixed; absent means the same. */
+  #only(c: Json, key: string, value: unknown, prefix = ''): void {
+    const found = c[key] ?? value;
+    if (found !== value) this.#refuse(prefix + key, String(value), JSON.stringify(found));
   }
 
   #refuse(what: string, expected: string, found: string): never {

@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { readConfigShapes, writeConfig } from '../../src/checkpoint/hf_config.ts';
+import { isUserError } from '../../src/errors.ts';
+import type { NevaShape } from '../../src/model/shapes.ts';
+import { fixture, readJson } from '../support/fixtures.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'neva-config-'));
+after(() => rmSync(folder, { recursive: true }));
+
+function read(config: object) {
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(config));
+  return readConfigShapes(folder)!;
+}
+
+const tiny = readJson('llava/model/config.json');
+
+test('what transformers saved of the tiny LLaVA, whole and in parts', () => {
+  const whole = readConfigShapes(fixture('llava/model'))!;
+  assert.equal(whole.kind, 'llava');
+  assert.deepEqual(whole.llm, {
+    numLayers: 3,
+    hiddenSize: 48,
+    ffnHiddenSize: 80,
+    numAttentionHeads: 6,
+    numQueryGroups: 2,
+    headDim: 8,
+    vocabSize: 96,
+    normEpsilon: 1e-5,
+    rotaryBase: 10000,
+    maxPositions: 128,
+    tiedEmbeddings: false,
+  });
+  assert.deepEqual(whole.vision, {
+    imageSize: 28,
+    patchSize: 7,
+    hiddenSize: 32,
+    numLayers: 3,
+    numAttentionHeads: 4,
+    ffnHiddenSize: 64,
+    normEpsilon: 1e-5,
+    selectLayer: -2,
+    classTokenLength: 1,
+  });
+  assert.deepEqual(whole.projector, { type: 'mlp2x_gelu', inputSize: 32, outputSize: 48 });
+  assert.deepEqual(readConfigShapes(fixture('llava/llm')), { kind: 'llama', llm: whole.llm });
+  assert.deepEqual(readConfigShapes(fixture('llava/vision')), { kind: 'clip', vision: whole.vision });
+});
+
+test('a folder without config.json has none', () => {
+  assert.equal(readConfigShapes(join(folder, 'nowhere')), null);
+});
+
+// As on the hub: transformers 4 leaves out what equals the class's default.
+test('llava-1.5-7b-hf: what its config.json leaves out are LlamaConfig’s defaults', () => {
+  const { llm, vision } = read({
+    model_type: 'llava',
+    image_token_index: 32000,
+    projector_hidden_act: 'gelu',
+    text_config: { model_type: 'llama', max_position_embeddings: 4096, rms_norm_eps: 1e-5, vocab_size: 32064 },
+    vision_config: {
+      model_type: 'clip_vision_model',
+      hidden_size: 1024,
+      image_size: 336,
+      intermediate_size: 4096,
+      num_attention_heads: 16,
+      num_hidden_layers: 24,
+      patch_size: 14,
+      projection_dim: 768,
+      vocab_size: 32000,
+    },
+    vision_feature_layer: -2,
+    vision_feature_select_strategy: 'default',
+  });
+  assert.deepEqual(
+    [llm!.hiddenSize, llm!.numLayers, llm!.ffnHiddenSize, llm!.numQueryGroups, llm!.headDim, llm!.vocabSize],
+    [4096, 32, 11008, 32, 128, 32064],
+  );
+  assert.deepEqual([vision!.imageSize, vision!.patchSize, vision!.numLayers, vision!.normEpsilon], [336, 14, 24, 1e-5]);
+});
+
+test('rope_theta in the old place and in the new one', () => {
+  assert.equal(read({ model_type: 'llama', rope_theta: 5e5 }).llm!.rotaryBase, 5e5);
+  const parameters = { rope_theta: 1e6, rope_type: 'default' };
+  assert.equal(read({ model_type: 'llama', rope_parameters: parameters }).llm!.rotaryBase, 1e6);
+  assert.equal(read({ model_type: 'llama', rope_scaling: null }).llm!.rotaryBase, 10000);
+});
+
+test('embeddings are tied when the whole or its language model says so', () => {
+  assert.equal(read({ ...tiny, tie_word_embeddings: true }).llm!.tiedEmbeddings, true);
+  const text_config = { ...tiny.text_config, tie_word_embeddings: true };
+  assert.equal(read({ ...tiny, text_config }).llm!.tiedEmbeddings, true);
+  assert.equal(read(tiny).llm!.tiedEmbeddings, false);
+});
+
+test('the class token is kept by the strategy full', () => {
+  assert.equal(read({ ...tiny, vision_feature_select_strategy: 'full' }).vision!.classTokenLength, 0);
+});
+
+test('in a whole CLIP’s older config, vision_config_dict counts', () => {
+  const config = { model_type: 'clip', vision_config: { hidden_size: 768 }, vision_config_dict: { hidden_size: 1024 } };
+  assert.equal(read(config).vision!.hiddenSize, 1024);
+});
+
+test('a LLaVA original gives its language model and projector; the tower is elsewhere', () => {
+  const config = read({
+    model_type: 'llava_llama',
+    hidden_size: 64,
+    mm_hidden_size: 32,
+    mm_projector_type: 'mlp2x_gelu',
+  });
+  assert.deepEqual(Object.keys(config).sort(), ['kind', 'llm', 'projector']);
+  assert.deepEqual(config.projector, { type: 'mlp2x_gelu', inputSize: 32, outputSize: 64 });
+});
+
+test('shapes written are shapes read', () => {
+  const { llm, vision, projector } = read(tiny) as unknown as NevaShape;
+  for (const shape of [
+    { llm, vision, projector },
+    { llm: { ...llm, rotaryBase: 12345, tiedEmbeddings: true, headDim: 16 }, vision, projector },
+    { llm, vision: { ...vision, selectLayer: -1, classTokenLength: 0 }, projector: { ...projector, type: 'linear' } },
+  ]) {
+    assert.deepEqual(read(writeConfig(shape)), { kind: 'llava', ...shape });
+  }
+});
+
+const text = (more: object) => ({ ...tiny, text_config: { ...tiny.text_config, ...more } });
+const tower = (more: object) => ({ ...tiny, vision_config: { ...tiny.vision_config, ...more } });
+const refused: [string, object, RegExp][] = [
+  ['another model', { model_type: 'qwen2_vl' }, /qwen2_vl/],
+  ['no model_type', {}, /model_type/],
+  ['a language model that is no LLaMA', text({ model_type: 'mistral' }), /text_config[\s\S]*mistral/],
+  ['a tower that is no CLIP', tower({ model_type: 'siglip_vision_model' }), /vision_config[\s\S]*siglip/],
+  ['a tower with exact GELU', tower({ hidden_act: 'gelu' }), /quick_gelu[\s\S]*gelu/],
+  ['llama 3 rope', { model_type: 'llama', rope_scaling: { rope_type: 'llama3', factor: 8 } }, /llama3/],
+  ['linear rope, old spelling', { model_type: 'llama', rope_scaling: { type: 'linear', factor: 2 } }, /linear/],
+  ['scaled rope, new spelling', text({ rope_parameters: { rope_theta: 1e4, rope_type: 'yarn' } }), /yarn/],
+  ['biases in attention', { model_type: 'llama', attention_bias: true }, /attention_bias/],
+  ['several feature layers', { ...tiny, vision_feature_layer: [-2, -5] }, /vision_feature_layer/],
+  [
+    'an unknown strategy',
+    { ...tiny, vision_feature_select_strategy: 'cls' },
+    /vision_feature_select_strategy[\s\S]*cls/,
+  ],
+  ['a projector without biases', { ...tiny, multimodal_projector_bias: false }, /multimodal_projector_bias/],
+  ['a projector with another activation', { ...tiny, projector_hidden_act: 'relu' }, /projector_hidden_act[\s\S]*relu/],
+  [
+    'LLaVA 1.6',
+    { model_type: 'llava_llama', mm_projector_type: 'linear', mm_patch_merge_type: 'spatial_unpad' },
+    /spatial_unpad/,
+  ],
+  ['a size that is no number', { model_type: 'llama', hidden_size: '4096' }, /hidden_size/],
+  ['heads that do not divide', { model_type: 'llama', hidden_size: 100, num_attention_heads: 3 }, /head/],
+  ['groups that do not divide', { model_type: 'llama', num_key_value_heads: 5 }, /num_key_value_heads/],
+  ['an epsilon of zero', { model_type: 'llama', rms_norm_eps: 0 }, /rms_norm_eps/],
+];
+for (const [what, config, expected] of refused) {
+  test(`refused, naming the file: ${what}`, () => {
+    assert.throws(
+      () => read(config),
+      (e: unknown) => isUserError(e) && e.message.includes(join(folder, 'config.json')) && expected.test(e.message),
+    );
+  });
+}
