@@ -13,6 +13,9 @@ export interface Loaded {
   readonly parent: string | null;
 }
 
+/** Files in order, nested as they were found; an entry that waits is an array filled later. */
+type Part = Loaded | Part[];
+
 export interface DefaultsList {
   readonly files: Loaded[];
   /** Group (with `@package` where it is not the default one) → what was chosen. */
@@ -73,7 +76,7 @@ class Builder {
   private readonly appended: Override[];
   private readonly choices = new Map<string, string>();
   private readonly seen = new Set<string>();
-  private readonly deferred: { slot: Loaded[][]; at: number; run: () => Loaded[] }[] = [];
+  private readonly deferred: (() => void)[] = [];
 
   constructor(sources: Sources, overrides: readonly Override[]) {
     this.sources = sources;
@@ -93,23 +96,17 @@ class Builder {
 
   build(primary: string): DefaultsList {
     if (this.sources.find(primary) === null) throw this.noConfig(primary);
-    const files = this.flatten(this.config(primary, '', null, true));
+    const parts = this.config(primary, '', null, true);
+    // Entries with an interpolation wait until all other choices are known.
+    for (let expand = this.deferred.shift(); expand !== undefined; expand = this.deferred.shift()) expand();
+    const files = parts.flat(Number.POSITIVE_INFINITY as 1) as Loaded[];
     for (const { external, used } of this.chosen.values()) {
       if (external !== null && !used) throw this.unused(external);
     }
     return { files, choices: this.choices };
   }
 
-  /** Interpolated entries are expanded when all other choices are known. */
-  private flatten(parts: Loaded[][]): Loaded[] {
-    while (this.deferred.length > 0) {
-      const next = this.deferred.shift();
-      if (next !== undefined) next.slot[next.at] = next.run();
-    }
-    return parts.flat();
-  }
-
-  private config(name: string, pkg: string, parent: string | null, primary = false): Loaded[][] {
+  private config(name: string, pkg: string, parent: string | null, primary = false): Part[] {
     const file = this.sources.load(name);
     if (file === null) throw this.noConfig(name);
     const { defaults } = splitDefaults(file.root);
@@ -120,34 +117,26 @@ class Builder {
     if (!entries.includes(SELF)) entries.push(SELF);
     const folder = name.includes('/') ? name.slice(0, name.lastIndexOf('/')) : '';
     this.collectOverrides(entries, folder, pkg);
-    const ordered: Loaded[][] = entries.map(() => []);
+    const ordered: Part[][] = entries.map(() => []);
     // From the last to the first: a later file's `override` decides what an earlier entry loads.
     for (let i = entries.length - 1; i >= 0; i--) {
       const entry = entries[i] as Entry;
       if (entry.override) continue;
-      if (entry === SELF) ordered[i] = [{ name, package: pkg, parent }];
-      else if (entry.kind === 'config') ordered[i] = this.plainConfig(entry, folder, pkg, name);
-      else this.group(entry, folder, pkg, name, ordered, i);
+      const part = ordered[i] as Part[];
+      if (entry === SELF) part.push({ name, package: pkg, parent });
+      else if (entry.kind === 'config') part.push(this.plainConfig(entry, folder, pkg, name));
+      else this.group(entry, folder, pkg, name, part);
     }
-    return [this.joined(ordered)];
+    return ordered;
   }
 
-  /** Filled in place later where an entry was deferred, hence the same arrays are kept until the end. */
-  private joined(parts: Loaded[][]): Loaded[] {
-    const pending = this.deferred.some((d) => d.slot === parts);
-    if (!pending) return parts.flat();
-    const result: Loaded[] = [];
-    this.deferred.push({ slot: [], at: 0, run: () => (result.push(...parts.flat()), []) });
-    return result;
-  }
-
-  private plainConfig(entry: Entry, folder: string, pkg: string, parent: string): Loaded[] {
+  private plainConfig(entry: Entry, folder: string, pkg: string, parent: string): Part[] {
     const name = entry.absolute || folder === '' ? entry.path : `${folder}/${entry.path}`;
     const group = entry.path.includes('/') ? entry.path.slice(0, entry.path.lastIndexOf('/')) : '';
-    return this.config(name, this.packageOf(entry, group, pkg, name), parent).flat();
+    return this.config(name, this.packageOf(entry, group, pkg, name), parent);
   }
 
-  private group(entry: Entry, folder: string, pkg: string, parent: string, ordered: Loaded[][], at: number): void {
+  private group(entry: Entry, folder: string, pkg: string, parent: string, part: Part[]): void {
     const group = entry.absolute || folder === '' ? entry.path : `${folder}/${entry.path}`;
     const written = this.finalPackage(entry, pkg, group) ?? joinPackage(pkg, entry.path.replaceAll('/', '.'));
     const key = choiceKey(group, written);
@@ -190,31 +179,22 @@ class Builder {
       return;
     }
     if (options.some((option) => option.includes('${'))) {
-      this.deferred.push({
-        slot: ordered,
-        at,
-        run: () =>
-          this.load(
-            options.map((o) => this.fill(o, entry.from)),
-            entry,
-            group,
-            key,
-            pkg,
-            parent,
-          ),
+      this.deferred.push(() => {
+        const filled = options.map((o) => this.fill(o, entry.from));
+        part.push(this.load(filled, entry, group, key, pkg, parent));
       });
-    } else ordered[at] = this.load(options, entry, group, key, pkg, parent);
+    } else part.push(this.load(options, entry, group, key, pkg, parent));
   }
 
-  private load(options: string[], entry: Entry, group: string, key: string, pkg: string, parent: string): Loaded[] {
+  private load(options: string[], entry: Entry, group: string, key: string, pkg: string, parent: string): Part[] {
     this.choices.set(key, options.join(','));
-    return options.flatMap((option) => {
+    return options.map((option): Part => {
       const name = `${group}/${option.replace(/\.yaml$/, '')}`;
       if (this.sources.find(name) === null) {
         if (entry.optional) return [];
         throw this.noOption(group, key, option, this.chosen.get(key)?.external ?? null, entry.from);
       }
-      return this.config(name, this.packageOf(entry, entry.path, pkg, name), parent).flat();
+      return this.config(name, this.packageOf(entry, entry.path, pkg, name), parent);
     });
   }
 

@@ -146,7 +146,7 @@ export class Evaluator {
     const [only] = pieces;
     if (pieces.length === 1 && only !== undefined && 'inside' in only) return this.evaluate(only.inside, path, origin);
     const parts = pieces.map((piece) => ('literal' in piece ? piece.literal : this.asText(piece.inside, path, origin)));
-    return { node: { kind: 'scalar', value: text(parts.join('')) as Scalar['value'], origin }, path };
+    return { node: { kind: 'scalar', value: text(parts.join('')), origin }, path };
   }
 
   private asText(inside: string, path: string, origin: Origin): string {
@@ -283,13 +283,13 @@ export class Evaluator {
     }
     const unescaped = source.replace(/\\([\\()[\]{}:=, \t])/g, '$1');
     const value = source === '' ? NULL : unescaped === source ? typed(source) : text(unescaped);
-    return { kind: 'scalar', value: (source === '' ? text('') : value) as Scalar['value'], origin };
+    return { kind: 'scalar', value: source === '' ? text('') : value, origin };
   }
 
   private asString(source: string, path: string, origin: Origin): Node {
-    if (!source.includes('${')) return { kind: 'scalar', value: text(source) as Scalar['value'], origin };
+    if (!source.includes('${')) return { kind: 'scalar', value: text(source), origin };
     const parts = split(source).map((p) => ('literal' in p ? p.literal : this.asText(p.inside, path, origin)));
-    return { kind: 'scalar', value: text(parts.join('')) as Scalar['value'], origin };
+    return { kind: 'scalar', value: text(parts.join('')), origin };
   }
 
   private allPaths(): string[] {

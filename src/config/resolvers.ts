@@ -54,10 +54,10 @@ export const RESOLVERS: Record<string, Resolver> = {
     need('oc.env', args, 1, 2);
     const name = pythonText(args[0] as Node);
     const value = context.env[name];
-    if (value !== undefined) return scalar(text(value) as Scalar['value'], context.origin);
+    if (value !== undefined) return scalar(text(value), context.origin);
     const fallback = args[1];
     if (fallback === undefined) throw new ConfigError(`the environment variable ${name} is not set`);
-    return isNull(fallback) ? fallback : scalar(text(pythonText(fallback)) as Scalar['value'], context.origin);
+    return isNull(fallback) ? fallback : scalar(text(pythonText(fallback)), context.origin);
   },
   'oc.select': (args, context) => {
     need('oc.select', args, 1, 2);
@@ -90,7 +90,7 @@ export const RESOLVERS: Record<string, Resolver> = {
   },
   'oc.dict.keys': (args, context) => {
     const node = mappingArgument('oc.dict.keys', args, context);
-    const items = [...node.entries.keys()].map((key) => scalar(text(key) as Scalar['value'], context.origin));
+    const items = [...node.entries.keys()].map((key) => scalar(text(key), context.origin));
     return { kind: 'list', items, origin: context.origin };
   },
   'oc.dict.values': (args, context) => {
@@ -98,10 +98,7 @@ export const RESOLVERS: Record<string, Resolver> = {
     return { kind: 'list', items: [...node.entries.values()], origin: context.origin };
   },
   'neva.root': (args, context) =>
-    scalar(
-      text([context.packageRoot, ...args.map(pythonText)].join('/').replace(/\/+/g, '/')) as Scalar['value'],
-      context.origin,
-    ),
+    scalar(text([context.packageRoot, ...args.map(pythonText)].join('/').replace(/\/+/g, '/')), context.origin),
   multiply: arithmetic('multiply', (values) => values.reduce((a, b) => a * b, 1)),
   add: arithmetic('add', (values) => values.reduce((a, b) => a + b, 0)),
   subtract: arithmetic('subtract', ([a = 0, ...rest]) => rest.reduce((x, y) => x - y, a)),

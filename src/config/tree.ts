@@ -1,17 +1,17 @@
 /** A configuration before its interpolations are resolved. Every node knows where it came from. */
 import { ConfigError, problem } from './error.ts';
-import { type Element, floatText, keyText } from './grammar/element.ts';
+import { type Element, floatText, keyText, type ScalarElement } from './grammar/element.ts';
 
 export type Origin =
   | { readonly kind: 'file'; readonly file: string; readonly line: number }
   | { readonly kind: 'override'; readonly text: string }
   | { readonly kind: 'default' };
 
-export type ScalarValue = Exclude<Element, { kind: 'list' | 'dict' }>;
-
 export interface Scalar {
   readonly kind: 'scalar';
-  readonly value: ScalarValue;
+  readonly value: ScalarElement;
+  /** As written, where that may differ: a string key takes 1.10 and 007 whole. */
+  readonly raw?: string;
   readonly origin: Origin;
 }
 export interface Dict {
@@ -150,7 +150,7 @@ export function pythonText(node: Node): string {
   return scalarText(node.value);
 }
 
-export function scalarText(value: ScalarValue): string {
+export function scalarText(value: ScalarElement): string {
   switch (value.kind) {
     case 'null':
       return 'None';

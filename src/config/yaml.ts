@@ -1,8 +1,8 @@
 /** YAML as OmegaConf reads it: version 1.1's scalars with its changes, line numbers kept. */
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseAllDocuments, type Node as YamlNode } from 'yaml';
 import { ConfigError } from './error.ts';
-import { makeInt, NULL, text } from './grammar/element.ts';
-import { type Dict, dict, type Node, type Origin, type ScalarValue } from './tree.ts';
+import { makeInt, NULL, type ScalarElement, text } from './grammar/element.ts';
+import { type Dict, dict, type Node, type Origin } from './tree.ts';
 
 const BOOL = /^(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$/;
 const TRUTH = /^(?:yes|true|on)$/i;
@@ -57,7 +57,7 @@ export function readYaml(source: string, file: string): YamlFile {
     }
     if (isScalar(node)) {
       const raw = String(node.value ?? '');
-      return { kind: 'scalar', value: node.type === 'PLAIN' ? plain(raw) : text(raw), origin };
+      return { kind: 'scalar', value: node.type === 'PLAIN' ? plain(raw) : text(raw), raw, origin };
     }
     return fail(line(node), 'this kind of node is not read');
   };
@@ -80,15 +80,15 @@ function header(source: string): string | null {
 }
 
 /** The type of a plain scalar. */
-export function plain(raw: string): ScalarValue {
-  if (raw === '' || /^(?:~|null|Null|NULL)$/.test(raw)) return NULL as ScalarValue;
+export function plain(raw: string): ScalarElement {
+  if (raw === '' || /^(?:~|null|Null|NULL)$/.test(raw)) return NULL;
   if (BOOL.test(raw)) return { kind: 'bool', value: TRUTH.test(raw) };
   if (INT.test(raw)) return yamlInt(raw.replaceAll('_', ''));
   if (FLOAT.test(raw)) return { kind: 'float', value: yamlFloat(raw.replaceAll('_', '').toLowerCase()) };
-  return text(raw) as ScalarValue;
+  return text(raw);
 }
 
-function yamlInt(raw: string): ScalarValue {
+function yamlInt(raw: string): ScalarElement {
   const negative = raw.startsWith('-');
   const digits = raw.replace(/^[-+]/, '');
   let value: bigint;

@@ -14,6 +14,9 @@ export type Element =
   | { readonly kind: 'list'; readonly items: readonly Element[] }
   | { readonly kind: 'dict'; readonly entries: readonly (readonly [Element, Element])[] };
 
+/** An element that holds no others. */
+export type ScalarElement = Exclude<Element, { kind: 'list' | 'dict' }>;
+
 export type NumberElement = Extract<Element, { kind: 'int' | 'float' }>;
 
 /** Several values, one job each. */
@@ -49,14 +52,14 @@ export function isSweep(value: Value): value is Sweep {
 }
 
 /** A JavaScript number when it is exact, otherwise a bigint. */
-export function makeInt(value: bigint): Element & { kind: 'int' } {
+export function makeInt(value: bigint): ScalarElement & { kind: 'int' } {
   const small = Number(value);
   return { kind: 'int', value: Number.isSafeInteger(small) ? small : value };
 }
 
-export const NULL: Element = { kind: 'null' };
+export const NULL: ScalarElement = { kind: 'null' };
 
-export function text(value: string, quote: Quote | null = null): Element {
+export function text(value: string, quote: Quote | null = null): ScalarElement & { kind: 'string' } {
   return { kind: 'string', value, quote };
 }
 

@@ -1,6 +1,6 @@
 /** The part of an override after the first `=`: Hydra 1.3's value grammar, and the few things it refuses needlessly. */
 import { type Cursor, nameCharacter, shellQuote } from './cursor.ts';
-import { type Element, isSweep, makeInt, NULL, type Quote, text, type Value } from './element.ts';
+import { type Element, isSweep, makeInt, NULL, type Quote, type ScalarElement, text, type Value } from './element.ts';
 import { callFunction } from './functions.ts';
 
 const UNSIGNED = '(?:0|[1-9](?:_?[0-9])*)';
@@ -265,7 +265,7 @@ function skipString(cursor: Cursor, quote: Quote): void {
 }
 
 /** The type of a single unquoted token. */
-export function typed(value: string): Element {
+export function typed(value: string): ScalarElement {
   if (INT.test(value)) return makeInt(BigInt(value.replace(/[_+]/g, '')));
   if (FLOAT.test(value)) return { kind: 'float', value: parseFloatText(value) };
   switch (value.toLowerCase()) {
