@@ -12,11 +12,26 @@ export interface Verb {
   load(): Promise<VerbModule>;
 }
 
+const stage = async (name: 'pretrain' | 'finetune') => (await import('./train.ts')).stageVerb(name);
+
 export const verbs: readonly Verb[] = [
-  { name: 'setup', help: 'find or fetch LibTorch and build the addon', load: () => import('./setup.ts') },
+  { name: 'pretrain', help: 'feature alignment: train the projector', load: () => stage('pretrain') },
+  { name: 'finetune', help: 'train the projector and the language model', load: () => stage('finetune') },
+  { name: 'generate', help: 'answer prompts about pictures with a trained model', load: () => import('./generate.ts') },
+  {
+    name: 'data',
+    help: 'check what a run would read; show a record as the model sees it',
+    load: () => import('./data.ts'),
+  },
+  {
+    name: 'config',
+    help: 'show a configuration; list what can be chosen; explain a key',
+    load: () => import('./config.ts'),
+  },
   {
     name: 'doctor',
-    help: 'say what neva finds on this machine, and what to do about what is missing',
+    help: 'say what is on this machine, and what to do about what is missing',
     load: () => import('./doctor.ts'),
   },
+  { name: 'setup', help: 'find or fetch LibTorch and build the addon', load: () => import('./setup.ts') },
 ];
