@@ -40,7 +40,8 @@ async function trainStage(stage: Stage, config: NevaConfig, overrides: readonly 
     const result = await train(stage, config, run, { ...report, stop: stop.signal });
     report.progress.stop();
     if (result.stopped) {
-      report.log.info(`Stopped after step ${result.steps}, and saved; the same command goes on from there`);
+      const how = config.exp_manager.resume_if_exists ? 'the same command' : 'exp_manager.resume_if_exists=true';
+      report.log.info(`Stopped after step ${result.steps}, and saved; ${how} goes on from there`);
       process.exitCode = STOPPED;
     } else {
       report.log.info(`Done: ${result.steps} steps, loss ${result.finalLoss.toFixed(4)}, in ${run.dir}`);

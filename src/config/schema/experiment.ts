@@ -15,9 +15,7 @@ export const expManager = section('Folder of the run, checkpoints, resuming', {
     ...noEffect('versions are numbers, made exclusively'),
   }),
   resume_if_exists: bool(false, 'Go on from the last checkpoint of this run folder when there is one'),
-  resume_past_end: bool(false, 'Resume a run that had ended', {
-    ...noEffect('a finished run goes on whenever trainer.max_steps was raised'),
-  }),
+  resume_past_end: bool(false, 'Go on even with a run that had finished; raise trainer.max_steps for more steps'),
   resume_ignore_no_checkpoint: bool(true, 'Start from the beginning, with a notice, when there is nothing to resume'),
   resume_from_checkpoint: path(null, 'Checkpoint folder to go on from when the run folder holds none'),
   create_wandb_logger: bool(false, 'Log to Weights & Biases', { ...refused(wandb) }),
