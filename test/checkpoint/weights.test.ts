@@ -38,6 +38,7 @@ const refuses = (path: string, expected: RegExp) =>
 
 for (const layout of ['hf', 'hf-new', 'llava'] satisfies Layout[]) {
   test(`the ${layout} layout holds the same names and values, hence the same fingerprint`, () => {
+    const file = freshFile();
     writeSafetensors(
       file,
       renamed((own) => writeName(own, layout)),
