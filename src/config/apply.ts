@@ -39,7 +39,8 @@ export function applyOverride(root: Dict, override: Override, knownPaths: readon
       );
     }
   }
-  put(root, key, existing === undefined || node.kind !== 'dict' ? node : merge(existing, node, key));
+  // Merging also refuses a list in the place of a mapping and the other way round.
+  put(root, key, existing === undefined || node.kind === 'scalar' ? node : merge(existing, node, key));
 }
 
 function newKeys(existing: Dict, given: Dict, path: string): string[] {

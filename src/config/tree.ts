@@ -73,7 +73,8 @@ export function clone(node: Node): Node {
  */
 export function merge(base: Node | undefined, over: Node, path: string): Node {
   if (base === undefined) return clone(over);
-  if (isMissing(over)) return base;
+  // A default of the schema is no value that someone gave: ??? asks for one.
+  if (isMissing(over)) return base.origin.kind === 'default' ? over : base;
   if (base.kind === 'dict' && over.kind === 'dict') {
     for (const [key, value] of over.entries)
       base.entries.set(key, merge(base.entries.get(key), value, join(path, key)));

@@ -57,7 +57,8 @@ export function readYaml(source: string, file: string): YamlFile {
     }
     if (isScalar(node)) {
       const raw = String(node.value ?? '');
-      return { kind: 'scalar', value: node.type === 'PLAIN' ? plain(raw) : text(raw), raw, origin };
+      const isStringTag = node.tag === 'tag:yaml.org,2002:str';
+      return { kind: 'scalar', value: node.type === 'PLAIN' && !isStringTag ? plain(raw) : text(raw), raw, origin };
     }
     return fail(line(node), 'this kind of node is not read');
   };
