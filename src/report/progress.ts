@@ -35,6 +35,8 @@ export class Progress {
   private shown = false;
   /** Times in ms at which the latest steps ended. */
   private ends: number[] = [];
+  /** The first step is behind, and no longer in `ends`. */
+  private warm = false;
 
   constructor(output: ProgressOutput) {
     this.output = output;
@@ -46,6 +48,7 @@ export class Progress {
     this.options = options;
     this.ends = [this.now()];
     this.shown = false;
+    this.warm = false;
     if (!this.output.bar) return;
     this.bar = new SingleBar({
       stream: this.output.stream,
@@ -63,6 +66,11 @@ export class Progress {
   step(step: ProgressStep): void {
     if (!this.options) return;
     this.ends.push(this.now());
+    // The first step warms the machine up: it counts only until there is a second one.
+    if (this.ends.length === 3 && !this.warm) {
+      this.warm = true;
+      this.ends.shift();
+    }
     if (this.ends.length > window + 1) this.ends.shift();
     const { stage, totalSteps, everySteps } = this.options;
     const figures = [

@@ -1,0 +1,131 @@
+/** The whole way of a run, on the demo's records and a model of 170 thousand random weights. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { parse } from 'yaml';
+import { packageRoot } from '../../src/root.ts';
+import { neva, nevaArgs } from './neva.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'neva-train-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+const vision = 'model.mm_cfg.vision_encoder';
+const tiny = [
+  'model.mm_cfg.llm.from_pretrained=null',
+  ...['num_layers=2', 'hidden_size=64', 'ffn_hidden_size=128', 'num_attention_heads=4'].map((key) => `model.${key}`),
+  'model.tokenizer.library=huggingface',
+  `model.tokenizer.model=${join(packageRoot, 'data/demo/llm')}`,
+  `${vision}.from_pretrained=null`,
+  ...[
+    'image_size=32',
+    'patch_dim=8',
+    'hidden_size=32',
+    'num_layers=2',
+    'num_attention_heads=2',
+    'ffn_hidden_size=64',
+  ].map((key) => `${vision}.${key}`),
+  'model.micro_batch_size=8',
+  'model.global_batch_size=8',
+];
+const pretrain = (steps: number, ...more: string[]) => ['pretrain', `trainer.max_steps=${steps}`, ...tiny, ...more];
+const runFolder = (experiments: string, version: number) =>
+  join(folder, experiments, 'neva_pretrain', `version_${version}`);
+const losses = (dir: string) =>
+  readFileSync(join(dir, 'metrics.jsonl'), 'utf8')
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line))
+    .filter((line) => line.loss !== undefined)
+    .map(({ step, loss }) => [step, loss]);
+
+test('a run writes its folder, and one that has finished is followed by the next version', () => {
+  const args = pretrain(5, 'exp_manager.exp_dir=whole', 'trainer.log_every_n_steps=2');
+  const first = neva(args, { cwd: folder });
+  assert.equal(first.status, 0, first.stderr);
+  assert.match(first.stderr, /bundled demo/);
+  assert.match(first.stderr, /^pretrain 4\/5 {2}loss /m);
+  const dir = runFolder('whole', 0);
+  assert.deepEqual(parse(readFileSync(join(dir, 'overrides.yaml'), 'utf8')), args.slice(1));
+  assert.equal(parse(readFileSync(join(dir, 'config.yaml'), 'utf8')).trainer.max_steps, 5);
+  assert.deepEqual(
+    losses(dir).map(([step]) => step),
+    [1, 2, 3, 4, 5],
+  );
+  assert.equal(readFileSync(join(dir, 'checkpoints/last'), 'utf8').trim(), 'step=0000005');
+  for (const line of readFileSync(join(dir, 'neva.log'), 'utf8').trimEnd().split('\n')) assert.ok(JSON.parse(line).msg);
+
+  const second = neva(args, { cwd: folder });
+  assert.match(second.stderr, /version_1 \(version_0 has finished\)/);
+  assert.deepEqual(losses(runFolder('whole', 1)), losses(dir), 'same seed, same losses, bit for bit');
+});
+
+for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  test(`${signal} saves and exits 143; starting again gives the losses of a run that was never stopped`, async () => {
+    const steps = 40;
+    const name = `exp_manager.exp_dir=stopped-${signal}`;
+    const lines = 'trainer.log_every_n_steps=1';
+    const child = spawn(process.execPath, nevaArgs(pretrain(steps, name, lines)), { cwd: folder, stdio: 'pipe' });
+    let text = '';
+    let asked = false;
+    child.stderr.on('data', (piece) => {
+      text += piece;
+      if (!asked && /^pretrain +3\/40/m.test(text)) {
+        asked = true;
+        child.kill(signal);
+      }
+    });
+    const [status] = await once(child, 'close');
+    assert.equal(status, 143, text);
+    const dir = runFolder(`stopped-${signal}`, 0);
+    const done = losses(dir).length;
+    assert.ok(done >= 3 && done < steps, `it stopped after step ${done}`);
+
+    const again = neva(pretrain(steps, name, lines), { cwd: folder });
+    assert.equal(again.status, 0, again.stderr);
+    assert.match(again.stderr, /^Going on in .*version_0$/m);
+    const whole = runFolder('uninterrupted', 0);
+    // The first of the two signals' tests makes the run that both are compared with.
+    if (!existsSync(whole)) {
+      assert.equal(neva(pretrain(steps, 'exp_manager.exp_dir=uninterrupted', lines), { cwd: folder }).status, 0);
+    }
+    assert.deepEqual(losses(dir), losses(whole));
+  });
+}
+
+test('a mistake ends with exit 2, one message and nothing half-written', () => {
+  const cases: [string, RegExp][] = [
+    ['model.optim.lrr=1', /^neva: model\.optim\.lrr: there is no such key[\s\S]*model\.optim\.lr/m],
+    ['trainer.max_steps=many', /trainer\.max_steps: [\s\S]*expected: a whole number/],
+    ['model.data.data_path=nowhere.json', /nowhere\.json: /],
+    ['model.data.image_folder=nowhere', /nowhere/],
+    ['exp_manager.create_mlflow_logger=true', /exp_manager\.create_mlflow_logger/],
+  ];
+  for (const [override, pattern] of cases) {
+    const { status, stderr } = neva(pretrain(2, 'exp_manager.exp_dir=wrong', override), { cwd: folder });
+    assert.equal(status, 2, `${override}: ${stderr}`);
+    assert.match(stderr, pattern);
+    assert.doesNotMatch(stderr, /\n +at /);
+    const parent = join(folder, 'wrong/neva_pretrain');
+    assert.deepEqual(existsSync(parent) ? readdirSync(parent) : [], [], override);
+  }
+});
+
+test("Hydra's flags: the configuration instead of a run, as composed or resolved, or a part of it", () => {
+  const shown = neva(['pretrain', '--cfg', 'job', '--resolve', 'model.optim.lr=0.5', '-p', 'model.optim']);
+  assert.equal(parse(shown.stdout).lr, 0.5);
+  const finetune = neva(['pretrain', '-cn', 'neva_finetune', '--cfg=job']);
+  assert.equal(parse(finetune.stdout).name, 'neva_finetune');
+  assert.equal(parse(finetune.stdout).exp_manager.name, '${' + 'name}');
+  const info = neva(['pretrain', '--info', 'trainer.max_steps=1']);
+  assert.match(info.stdout, /neva_pretrain[\s\S]*data\/demo_pretrain/);
+  assert.equal(neva(['pretrain', '--cfg', 'hydra']).status, 2);
+  assert.equal(neva(['pretrain', '--info', 'weather']).status, 2);
+  assert.equal(parse(neva(['config', 'show', 'neva_finetune', 'name=x']).stdout).name, 'x');
+  assert.match(neva(['config', 'docs', 'optim.lr']).stdout, /^model\.optim\.lr: .*\n +type: +a number/);
+  assert.match(neva(['config', 'docs', 'optim.lrr']).stderr, /there is no such key\n +fix: +nearest: model\.optim\.lr/);
+  assert.match(neva(['config', 'list']).stdout, /^ {2}neva_pretrain$[\s\S]*^model=$/m);
+});
