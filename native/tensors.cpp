@@ -12,16 +12,17 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
-#include <unordered_map>
 
 namespace neva {
 namespace {
 
-// One mapping of a file, shared by every tensor over it and dropped with the last of them.
+// A range of a file, mapped for one tensor: replacing the file by another leaves it as it was when it was opened.
 struct Mapping {
   void* base = nullptr;
   size_t size = 0;
-  explicit Mapping(const std::string& path) {
+  size_t lead = 0;  // mappings begin at page borders, tensors anywhere
+
+  Mapping(const std::string& path, size_t offset, size_t needed) {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) throw std::runtime_error(path + ": " + std::strerror(errno));
     struct stat info {};
@@ -29,9 +30,16 @@ struct Mapping {
       close(fd);
       throw std::runtime_error(path + ": " + std::strerror(errno));
     }
-    size = static_cast<size_t>(info.st_size);
+    const auto whole = static_cast<size_t>(info.st_size);
+    if (offset > whole || needed > whole - offset) {
+      close(fd);
+      throw std::runtime_error(path + ": " + std::to_string(needed) + " bytes at offset " + std::to_string(offset) +
+                               " do not lie within the file's " + std::to_string(whole));
+    }
+    lead = offset % static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    size = needed + lead;
     // Private and writable: an in-place update of a mapped weight copies the page, the file stays as it is.
-    base = size ? mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0) : nullptr;
+    base = needed ? mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, static_cast<off_t>(offset - lead)) : nullptr;
     close(fd);
     if (base == MAP_FAILED) throw std::runtime_error(path + ": mapping failed: " + std::strerror(errno));
   }
@@ -40,18 +48,9 @@ struct Mapping {
   }
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
+
+  uint8_t* data() const { return static_cast<uint8_t*>(base) + lead; }
 };
-
-std::unordered_map<std::string, std::weak_ptr<Mapping>> mappings;
-
-std::shared_ptr<Mapping> map_file(const std::string& path) {
-  auto shared = mappings[path].lock();
-  if (!shared) {
-    shared = std::make_shared<Mapping>(path);
-    mappings[path] = shared;
-  }
-  return shared;
-}
 
 size_t bytes_needed(const std::vector<int64_t>& shape, at::ScalarType type) {
   size_t count = 1;
@@ -83,13 +82,9 @@ napi_value from_file(Call& call) {
   const auto offset = static_cast<size_t>(as_int(call.env, call[1], "offset"));
   const auto shape = as_ints(call.env, call[2], "shape");
   const auto type = dtype_from_name(as_string(call.env, call[3], "dtype"));
-  auto mapping = map_file(path);
   const size_t needed = bytes_needed(shape, type);
-  if (offset > mapping->size || needed > mapping->size - offset) {
-    throw std::runtime_error(path + ": " + std::to_string(needed) + " bytes at offset " + std::to_string(offset) +
-                             " do not lie within the file's " + std::to_string(mapping->size));
-  }
-  auto* data = static_cast<uint8_t*>(mapping->base) + offset;
+  auto mapping = std::make_shared<Mapping>(path, offset, needed);
+  auto* data = mapping->data();
   if (reinterpret_cast<uintptr_t>(data) % c10::elementSize(type) != 0 || needed == 0) {
     // Misaligned for its type (a header of odd length): a copy is the safe way.
     at::Tensor copy = at::empty(shape, at::TensorOptions().dtype(type));

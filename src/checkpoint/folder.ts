@@ -139,7 +139,8 @@ function writeContent(engine: Engine, folder: string, content: CheckpointContent
     data: () => engine.bytes(tensor),
   });
 
-  const weights = content.parameters.map(({ name, value }) => entry(name, value));
+  // The main weight is the exact one; `value` is its rounding.
+  const weights = content.parameters.map(({ name, value, main }) => entry(name, main ?? value));
   tensors('model.safetensors', weights);
   tensors(
     'projector.safetensors',
@@ -258,7 +259,10 @@ export function restore(
     }
     engine.scope(() => engine.assign(target, engine.fromFile(entry.file, entry.offset, entry.shape, entry.dtype)));
   };
-  for (const { name, value } of parameters) fill(weights, name, value);
+  for (const { name, value, main } of parameters) {
+    fill(weights, name, main ?? value);
+    if (main) engine.assign(value, main);
+  }
   for (const [name, { expAvg, expAvgSq }] of optimizer) {
     fill(moments, `exp_avg.${name}`, expAvg);
     fill(moments, `exp_avg_sq.${name}`, expAvgSq);

@@ -1,7 +1,7 @@
 /** Weights on disk under neva's own names, whatever layout the files have; values stay on disk until they are loaded. */
 import { existsSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import type { Engine } from '../engine/engine.ts';
+import type { DType, Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import type { WeightSource } from '../model/parameters.ts';
 import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
@@ -16,8 +16,8 @@ export interface Weights {
   /** Own name → where it lies. */
   readonly entries: ReadonlyMap<string, TensorEntry>;
   has(part: Part): boolean;
-  /** One part's weights, to be loaded as float32. */
-  source(engine: Engine, part: Part): WeightSource;
+  /** One part's weights, to be loaded as `dtype` (float32 unless said); mapped without a copy where the file has it. */
+  source(engine: Engine, part: Part, dtype?: DType): WeightSource;
   /** The folder that holds the tokenizer, or null. */
   readonly tokenizerFolder: string | null;
 }
@@ -50,7 +50,7 @@ export function openWeights(path: string): Weights {
     config: info.isDirectory() ? readConfigShapes(absolute) : null,
     entries,
     has: (part) => parts.has(part),
-    source: (engine, part) => partSource(engine, absolute, entries, part),
+    source: (engine, part, dtype = 'float32') => partSource(engine, absolute, entries, part, dtype),
     tokenizerFolder: tokenizer ? folder : null,
   };
 }
@@ -76,7 +76,13 @@ function fileEntries(file: string): Map<string, TensorEntry> {
   });
 }
 
-function partSource(engine: Engine, path: string, entries: Weights['entries'], part: Part): WeightSource {
+function partSource(
+  engine: Engine,
+  path: string,
+  entries: Weights['entries'],
+  part: Part,
+  wanted: DType,
+): WeightSource {
   return {
     path,
     names: [...entries.keys()].filter((name) => partOf(name) === part),
@@ -84,10 +90,10 @@ function partSource(engine: Engine, path: string, entries: Weights['entries'], p
     load: (name) => {
       const { file, offset, shape, dtype } = entries.get(name)!;
       const stored = engine.fromFile(file, offset, shape, dtype);
-      if (dtype === 'float32') return stored;
-      const wide = engine.cast(stored, 'float32');
+      if (dtype === wanted) return stored;
+      const cast = engine.cast(stored, wanted);
       stored.dispose();
-      return wide;
+      return cast;
     },
   };
 }

@@ -25,6 +25,8 @@ export type HostArray = Float32Array | Float64Array | Int32Array | BigInt64Array
 export interface Parameter {
   readonly name: string;
   value: Tensor;
+  /** The float32 weight that the optimizer updates where `value` has fewer bits (NeMo's megatron_amp_O2); null elsewhere. */
+  main: Tensor | null;
   /** Sum of gradients since the last optimizer step, in float32; null before the first. */
   grad: Tensor | null;
   trainable: boolean;
@@ -132,6 +134,8 @@ export interface Engine {
   setRngState(state: Uint8Array): void;
 
   // --- model operations ---------------------------------------------------------------------------------------------
+  // Weights in another dtype than the activation are cast to it (mixed precision without O2).
+
   /** x [..., I] · weightᵀ [O, I] + bias [O]. */
   linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor;
   /** Rows of weight [V, C] at ids [...] (int32 or int64) → [..., C]. */
@@ -176,6 +180,9 @@ export interface Engine {
   // --- updating -----------------------------------------------------------------------------------------------------
   /** √Σ‖g‖² over all tensors, in float32. */
   globalNorm(grads: readonly Tensor[]): number;
-  /** One AdamW update (decoupled decay) of every parameter from its `grad`, in place, fused where the engine can. */
+  /**
+   * One AdamW update (decoupled decay) of every parameter from its `grad`, in place, fused where the engine can: of `main`
+   * where there is one, which is then copied to `value`.
+   */
   adamW(parameters: readonly Parameter[], states: readonly AdamWState[], options: AdamWOptions): void;
 }

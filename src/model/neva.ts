@@ -2,7 +2,7 @@
  * The whole model as one list of segments: vision tower · projector · embedding and splice · blocks · norm, head, loss.
  * Every segment takes what the one before gave; what is frozen, recomputed or on another device is the walk's business.
  */
-import type { Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
+import type { DType, Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
 import { type BlockCache, Llama } from './llama.ts';
 import type { WeightSource } from './parameters.ts';
 import { Projector } from './projector.ts';
@@ -47,10 +47,17 @@ export class NevaModel {
   readonly projector: Projector;
   readonly llm: Llama;
   readonly #engine: Engine;
+  readonly #computeDtype: DType;
 
   /** Parts without a source start from their initializers, drawn from the engine's generator in this order. */
-  constructor(engine: Engine, shape: NevaShape, sources: { [part in Part['name']]?: WeightSource | null } = {}) {
+  constructor(
+    engine: Engine,
+    shape: NevaShape,
+    sources: { [part in Part['name']]?: WeightSource | null } = {},
+    computeDtype: DType = 'float32',
+  ) {
     this.#engine = engine;
+    this.#computeDtype = computeDtype;
     this.shape = shape;
     this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder);
     this.projector = new Projector(engine, shape.projector, sources.projector);
@@ -98,7 +105,8 @@ export class NevaModel {
       block.segment(engine, { tables, cache: caches?.[i] ?? null, rows: i === last ? wanted : null }),
     );
     if (input.imageCount === 0) return { input: [], segments: [this.#embedSegment(input), ...blocks] };
-    const pixels = engine.tensor(input.pixels, [input.imageCount, 3, input.imageSize, input.imageSize]);
+    const size = [input.imageCount, 3, input.imageSize, input.imageSize];
+    const pixels = engine.tensor(input.pixels, size, this.#computeDtype);
     return {
       input: [pixels],
       segments: [...this.vision.segments(), this.projector.segment(), this.#embedSegment(input), ...blocks],
@@ -109,6 +117,7 @@ export class NevaModel {
   #embedSegment({ ids, batch, length, imageRows }: ModelInput): Segment {
     const engine = this.#engine;
     const { embedding } = this.llm;
+    const dtype = this.#computeDtype;
     const C = this.llm.shape.hiddenSize;
     const idTensor = engine.tensor(ids, [batch, length]);
     const rows = imageRows.length > 0 ? engine.cast(engine.tensor(imageRows, [imageRows.length]), 'int64') : null;
@@ -116,7 +125,8 @@ export class NevaModel {
       name: 'embedding',
       parameters: [embedding],
       forward: ([features]) => {
-        const text = engine.embedding(embedding.value, idTensor);
+        const rowsOfText = engine.embedding(embedding.value, idTensor);
+        const text = rowsOfText.dtype === dtype ? rowsOfText : engine.cast(rowsOfText, dtype);
         if (!features || !rows) return [text];
         const flat = engine.reshape(text, [batch * length, C]);
         const spliced = engine.scatterRows(flat, rows, engine.reshape(features, [-1, C]));

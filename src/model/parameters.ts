@@ -47,6 +47,7 @@ export class ParameterMaker {
     const parameter: Parameter = {
       name,
       value: this.engine.keep(this.#first(name, shape, initialize)),
+      main: null,
       grad: null,
       trainable: false,
       decay: shape.length > 1,

@@ -6,7 +6,7 @@ import { openWhole, referTo, type WholeModel } from '../checkpoint/parts.ts';
 import { openWeights, type Weights } from '../checkpoint/weights.ts';
 import type { NevaConfig } from '../config/index.ts';
 import { loadTokenizer } from '../data/tokenizer.ts';
-import type { Engine } from '../engine/engine.ts';
+import type { DType, Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import type { StepWork } from '../model/flops.ts';
 import { NevaModel, type Part } from '../model/neva.ts';
@@ -32,18 +32,27 @@ export function assemble(engine: Engine, config: NevaConfig): Assembled {
   const { mm_cfg: mm } = config.model;
   const { sources, shape, tokenizerFolder } = resolveSources(config);
   engine.seed(config.model.seed);
-  const source = (weights: Weights | undefined, part: 'llm' | 'vision' | 'projector') =>
-    weights?.source(engine, part) ?? null;
-  const model = new NevaModel(engine, shape, {
-    vision_encoder: source(sources.vision, 'vision'),
-    projector: source(sources.projector, 'projector'),
-    llm: source(sources.llm, 'llm'),
-  });
   const trains = { vision: !mm.vision_encoder.freeze, projector: true, llm: !mm.llm.freeze };
   const from = { vision_encoder: sources.vision, projector: sources.projector, llm: sources.llm };
   const doesTrain = { vision_encoder: trains.vision, projector: true, llm: trains.llm };
+  const computeDtype: DType = config.trainer.precision === 'bf16' ? 'bfloat16' : 'float32';
+  // What trains is read in full precision; the rest as it is computed with, mapped from its file where that has it.
+  const source = (weights: Weights | undefined, part: 'llm' | 'vision' | 'projector', train: boolean) =>
+    weights?.source(engine, part, train ? 'float32' : computeDtype) ?? null;
+  const model = new NevaModel(
+    engine,
+    shape,
+    {
+      vision_encoder: source(sources.vision, 'vision', trains.vision),
+      projector: source(sources.projector, 'projector', true),
+      llm: source(sources.llm, 'llm', trains.llm),
+    },
+    computeDtype,
+  );
+  const lowPrecisionWeights = computeDtype !== 'float32' && config.model.megatron_amp_O2;
   for (const { name, parameters } of model.parts) {
-    if (doesTrain[name]) makeTrainable(engine, parameters);
+    if (doesTrain[name]) makeTrainable(engine, parameters, lowPrecisionWeights ? computeDtype : 'float32');
+    else setDtype(engine, parameters, computeDtype);
   }
   return {
     model,
@@ -130,13 +139,28 @@ function projectorFile(path: string | null): string | null {
   return join(newestCheckpoint(path), 'projector.safetensors');
 }
 
-/** Trained weights get memory of their own: what was mapped from a file must not depend on it any longer. */
-function makeTrainable(engine: Engine, parameters: Part['parameters']): void {
+/**
+ * Trained weights get memory of their own: what was mapped from a file must not depend on it any longer. Below float32
+ * (megatron_amp_O2) the optimizer works on a float32 main weight, and `value` is its rounding.
+ */
+function makeTrainable(engine: Engine, parameters: Part['parameters'], dtype: DType): void {
   for (const parameter of parameters) {
-    const mapped = parameter.value;
-    parameter.value = engine.keep(engine.scale(mapped, 1));
-    mapped.dispose();
+    const loaded = parameter.value;
+    const own = engine.keep(engine.scale(loaded, 1));
+    loaded.dispose();
+    parameter.main = dtype === 'float32' ? null : own;
+    parameter.value = dtype === 'float32' ? own : engine.keep(engine.cast(own, dtype));
     parameter.trainable = true;
+  }
+}
+
+/** Frozen weights that began at random are drawn in float32, like all. */
+function setDtype(engine: Engine, parameters: Part['parameters'], dtype: DType): void {
+  for (const parameter of parameters) {
+    const { value } = parameter;
+    if (value.dtype === dtype) continue;
+    parameter.value = engine.keep(engine.cast(value, dtype));
+    value.dispose();
   }
 }
 

@@ -196,10 +196,15 @@ function announce(
   log.info(`${'all'.padEnd(16)}${number(total)}  ${number(learning).trim()} of them train`);
   const { micro_batch_size: micro, global_batch_size: global } = config.model;
   log.info(
-    `${engine.name} on ${engine.device}, float32; ${loader.size} records in batches of ${global} (${global / micro} × ${micro}); ` +
+    `${engine.name} on ${engine.device}, ${precisionText(config)}; ${loader.size} records in batches of ${global} (${global / micro} × ${micro}); ` +
       `steps ${start.step + 1} to ${maxSteps}`,
   );
   log.info(
     `learning rate ${schedule.lr} after ${schedule.warmupSteps} steps of warm-up, ${schedule.name} to ${schedule.minLr} at step ${schedule.maxSteps}`,
   );
+}
+
+function precisionText({ trainer, model }: NevaConfig): string {
+  if (trainer.precision === '32') return 'float32';
+  return model.megatron_amp_O2 ? 'bfloat16 with float32 main weights (O2)' : 'bfloat16 with float32 weights';
 }

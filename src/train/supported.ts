@@ -6,8 +6,8 @@ export function refuseUnsupported({ trainer, model }: NevaConfig): void {
   const parallel = 'several ranks are not built yet';
   const problems: [boolean, string][] = [
     [
-      trainer.precision !== '32',
-      `trainer.precision=${trainer.precision}: only 32 is built yet; set trainer.precision=32`,
+      trainer.precision === '16',
+      `trainer.precision=${trainer.precision}: only 32 and bf16 are built yet; set trainer.precision=bf16`,
     ],
     [trainer.devices !== 1, `trainer.devices=${trainer.devices}: ${parallel}; set trainer.devices=1`],
     [trainer.num_nodes !== 1, `trainer.num_nodes=${trainer.num_nodes}: ${parallel}; set trainer.num_nodes=1`],

@@ -45,7 +45,7 @@ const source = llava.source(engine, 'projector');
 function training(shift = 0): { parameters: Parameter[]; optimizer: Map<string, AdamWState> } {
   const parameters = source.names.map((name): Parameter => {
     const value = engine.add(source.load(name), engine.full([1], shift));
-    return { name, value, grad: null, trainable: true, decay: name.endsWith('weight') };
+    return { name, value, main: null, grad: null, trainable: true, decay: name.endsWith('weight') };
   });
   const moment = (p: Parameter) => engine.normal(p.value.shape, 0, 1);
   const optimizer = new Map(parameters.map((p) => [p.name, { expAvg: moment(p), expAvgSq: moment(p) }]));

@@ -113,3 +113,32 @@ for (const stage of ['pretrain', 'finetune'] as const) {
     assert.ok(engine.item(end) / labels < losses.at(-1));
   });
 }
+
+for (const o2 of [true, false]) {
+  test(`bfloat16 ${o2 ? 'with float32 main weights' : 'over float32 weights'} follows the float32 run`, () => {
+    const model = tinyLlava(engine, 'bfloat16');
+    for (const { name, parameters } of model.parts) {
+      for (const parameter of parameters) {
+        parameter.trainable = name !== 'vision_encoder';
+        if (o2 && parameter.trainable) parameter.main = parameter.value;
+        if (o2 || !parameter.trainable) parameter.value = engine.keep(engine.cast(parameter.value, 'bfloat16'));
+      }
+    }
+    const trainable = model.parameters.filter((parameter) => parameter.trainable);
+    const { lr, betas, eps, weight_decay: weightDecay, clip_grad_norm: clip } = reference.adamw;
+    const optimizer = new Optimizer(engine, trainable, { betas, eps, weightDecay, clip });
+    const { losses } = reference.finetune;
+    for (let step = 1; step <= losses.length; step++) {
+      const loss = engine.scope(() => forwardBackward(engine, model.lossChain(input), 1 / labels));
+      const value = engine.item(loss) / labels;
+      loss.dispose();
+      for (const { grad } of trainable) assert.equal(grad?.dtype, 'float32', 'gradients add up in float32');
+      optimizer.step(step, lr);
+      assert.ok(Math.abs(value - losses[step - 1]) < 0.05, `step ${step}: ${value} and ${losses[step - 1]}`);
+    }
+    for (const { value, main } of trainable) {
+      assert.equal(value.dtype, o2 ? 'bfloat16' : 'float32');
+      if (main) assert.deepEqual(engine.read(value), engine.read(engine.cast(main, 'bfloat16')), 'value rounds main');
+    }
+  });
+}

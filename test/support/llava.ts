@@ -1,13 +1,13 @@
 /** The tiny LLaVA of test/fixtures/llava, opened the way neva opens models. */
 import { openWeights } from '../../src/checkpoint/weights.ts';
-import type { Engine } from '../../src/engine/engine.ts';
+import type { DType, Engine } from '../../src/engine/engine.ts';
 import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
 import type { NevaShape } from '../../src/model/shapes.ts';
 import { fixture, readJson, tensorFile } from './fixtures.ts';
 
 export const reference = readJson('llava/reference.json');
 
-export function tinyLlava(engine: Engine): NevaModel {
+export function tinyLlava(engine: Engine, computeDtype: DType = 'float32'): NevaModel {
   const whole = openWeights(fixture('llava/model'));
   const { llm, vision, projector } = whole.config!;
   const sources = {
@@ -15,7 +15,7 @@ export function tinyLlava(engine: Engine): NevaModel {
     projector: whole.source(engine, 'projector'),
     llm: openWeights(fixture('llava/llm')).source(engine, 'llm'),
   };
-  const model = new NevaModel(engine, { llm, vision, projector } as NevaShape, sources);
+  const model = new NevaModel(engine, { llm, vision, projector } as NevaShape, sources, computeDtype);
   // Memory of their own: mapped weights would be trained in the page cache's copies.
   for (const parameter of model.parameters) parameter.value = engine.keep(engine.scale(parameter.value, 1));
   return model;

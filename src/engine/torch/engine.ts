@@ -162,7 +162,8 @@ export class TorchEngine implements Engine {
   // --- model operations ---------------------------------------------------------------------------------------------
 
   linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
-    return aten.linear(torchTensor(x), torchTensor(weight), bias && torchTensor(bias));
+    const own = torchTensor(x);
+    return aten.linear(own, like(own, weight), bias && like(own, bias));
   }
 
   embedding(weight: Tensor, ids: Tensor): Tensor {
@@ -170,11 +171,13 @@ export class TorchEngine implements Engine {
   }
 
   rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
-    return aten.rmsNorm(torchTensor(x), torchTensor(weight), eps);
+    const own = torchTensor(x);
+    return aten.rmsNorm(own, like(own, weight), eps);
   }
 
   layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps: number): Tensor {
-    return aten.layerNorm(torchTensor(x), weight.shape, torchTensor(weight), torchTensor(bias), eps);
+    const own = torchTensor(x);
+    return aten.layerNorm(own, weight.shape, like(own, weight), like(own, bias), eps);
   }
 
   attention(q: Tensor, k: Tensor, v: Tensor, { causal, scale }: AttentionOptions): Tensor {
@@ -203,7 +206,8 @@ export class TorchEngine implements Engine {
 
   patchEmbed(pixels: Tensor, weight: Tensor): Tensor {
     const [outputs, , patch] = weight.shape;
-    const grid = aten.conv2d(torchTensor(pixels), torchTensor(weight), null, [patch!, patch!]); // [N, C, S/p, S/p]
+    const own = torchTensor(pixels);
+    const grid = aten.conv2d(own, like(own, weight), null, [patch!, patch!]); // [N, C, S/p, S/p]
     return aten.transposeInt(aten.reshape(grid, [pixels.shape[0]!, outputs!, -1]), 1, 2);
   }
 
@@ -303,7 +307,7 @@ export class TorchEngine implements Engine {
         const group = parameters.map((_, i) => i).filter((i) => parameters[i]!.decay === decay && parameters[i]!.grad);
         if (group.length === 0) continue;
         aten._fusedAdamw_(
-          group.map((i) => torchTensor(parameters[i]!.value)),
+          group.map((i) => torchTensor(parameters[i]!.main ?? parameters[i]!.value)),
           group.map((i) => torchTensor(parameters[i]!.grad!)),
           group.map((i) => torchTensor(states[i]!.expAvg)),
           group.map((i) => torchTensor(states[i]!.expAvgSq)),
@@ -319,6 +323,7 @@ export class TorchEngine implements Engine {
           divisor,
         );
       }
+      for (const { main, value, grad } of parameters) if (main && grad) this.assign(value, main);
     });
   }
 
@@ -333,6 +338,12 @@ export class TorchEngine implements Engine {
   #buffer(tensor: Tensor): ArrayBuffer {
     return native().readBytes(torchTensor(tensor).handle);
   }
+}
+
+/** A weight in the dtype of the activation that it meets. */
+function like(x: TorchTensor, weight: Tensor): TorchTensor {
+  const own = torchTensor(weight);
+  return own.dtype === x.dtype ? own : aten._toCopy(own, x.dtype);
 }
 
 /** [B, G, U, D] → [B, H, U, D]: each group's keys serve H/G query heads. */

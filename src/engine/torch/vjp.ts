@@ -44,7 +44,7 @@ export function vjp(segment: Segment, inputs: readonly TorchTensor[], needs: rea
     trained.forEach((parameter, i) => {
       const handle = grads[wanted.length + i];
       if (handle === null || handle === undefined) return;
-      const grad = keep(new TorchTensor(handle));
+      const grad = inFloat32(keep(new TorchTensor(handle)));
       if (parameter.grad === null) {
         parameter.grad = ownMemory(grad);
       } else {
@@ -66,6 +66,14 @@ function leafOf(input: TorchTensor): TorchTensor {
   const leaf = keep(new TorchTensor(native().detach(input.handle)));
   native().setRequiresGrad(leaf.handle, true);
   return leaf;
+}
+
+/** Gradients add up in float32 whatever precision they were computed in. */
+function inFloat32(grad: TorchTensor): TorchTensor {
+  if (grad.dtype === 'float32' || grad.dtype === 'float64') return grad;
+  const wide = keep(aten._toCopy(grad, 'float32'));
+  grad.dispose();
+  return wide;
 }
 
 /** Later gradients are added in place, so a gradient that shares memory (a view of another one) must be copied first. */
