@@ -20,7 +20,7 @@ export function define(command: Command): void {
     const config = await composeOrShow('neva_inference', overrides, flags);
     if (!config) return;
     const { ensureAddon } = await import('../engine/torch/build.ts');
-    await ensureAddon((line) => console.error(line));
+    if (config.trainer.engine !== 'tfjs') await ensureAddon((line) => console.error(line));
     const { generate } = await import('../generate/run.ts');
     await generate(config, {
       model: flags.model ?? null,

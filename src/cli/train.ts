@@ -27,7 +27,7 @@ export const stageVerb = (stage: Stage) => ({
 async function trainStage(stage: Stage, config: NevaConfig, overrides: readonly string[]): Promise<void> {
   say(introduction(stage, config));
   const { ensureAddon } = await import('../engine/torch/build.ts');
-  await ensureAddon(say);
+  if (config.trainer.engine !== 'tfjs') await ensureAddon(say);
 
   const folders = await import('../report/run_folder.ts');
   const run = folders.openRunFolder(folderOptions(config));

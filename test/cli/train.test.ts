@@ -114,6 +114,19 @@ test('a mistake ends with exit 2, one message and nothing half-written', () => {
   }
 });
 
+test('a fault of the run exits 1 with one line; its stack stands in neva.log', () => {
+  // A learning rate at which the second step's loss is not a number.
+  const { status, stderr } = neva(pretrain(4, 'exp_manager.exp_dir=fault', 'model.optim.lr=1e30'), { cwd: folder });
+  assert.equal(status, 1, stderr);
+  const log = join(runFolder('fault', 0), 'neva.log');
+  assert.match(
+    stderr.trimEnd().split('\n').at(-1)!,
+    /^neva: step \d: the loss is .* \(the whole story is in .*neva\.log\)$/,
+  );
+  const last = JSON.parse(readFileSync(log, 'utf8').trimEnd().split('\n').at(-1)!);
+  assert.match(last.err.stack, /\n +at /);
+});
+
 test("Hydra's flags: the configuration instead of a run, as composed or resolved, or a part of it", () => {
   const shown = neva(['pretrain', '--cfg', 'job', '--resolve', 'model.optim.lr=0.5', '-p', 'model.optim']);
   assert.equal(parse(shown.stdout).lr, 0.5);
