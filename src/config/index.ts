@@ -10,9 +10,17 @@ export {
   composeTree,
   findPackageRoot,
   resolve,
+  resolveTree,
+  type Setting,
 } from './compose.ts';
+export type { DefaultsList, Loaded } from './defaults.ts';
+export { type CompletionIndex, complete, completionIndex, helpText, keyDocs, renderDocs } from './docs.ts';
 export { ConfigError } from './error.ts';
 export type { Element, Sweep, Value } from './grammar/element.ts';
 export { type Override, parseOverride, parseOverrides, printOverride } from './grammar/override.ts';
+export { checkConfig, compareShapes, findProblems, type RuleContext } from './rules.ts';
 export { type NevaConfig, schema } from './schema/index.ts';
+export { showDefaults, showOrigins, showYaml, why } from './show.ts';
+export { Sources } from './sources.ts';
+export { expandJobs } from './sweep.ts';
 export type { Origin } from './tree.ts';
