@@ -19,6 +19,11 @@ export const verbs: readonly Verb[] = [
   { name: 'finetune', help: 'train the projector and the language model', load: () => stage('finetune') },
   { name: 'generate', help: 'answer prompts about pictures with a trained model', load: () => import('./generate.ts') },
   {
+    name: 'convert-checkpoint',
+    help: 'write a model, or a part of it, in another layout',
+    load: () => import('./convert.ts'),
+  },
+  {
     name: 'data',
     help: 'check what a run would read; show a record as the model sees it',
     load: () => import('./data.ts'),

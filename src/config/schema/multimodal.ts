@@ -14,9 +14,7 @@ export const mmCfg = section('The parts: language model, vision tower, projector
     from_hf: bool(true, 'Whether from_pretrained is of Hugging Face form', {
       status: { kind: 'no-effect', reason: 'the kind of a checkpoint is recognized from its content' },
     }),
-    freeze: bool(true, 'Keep its weights as they are', {
-      status: { kind: 'refused', instead: 'the vision tower stays frozen in both stages, as in NeVA and LLaVA' },
-    }),
+    freeze: bool(true, 'Keep its weights as they are, as NeVA and LLaVA do in both stages; false trains it too'),
     image_size: int(null, 'Side of the square picture, in pixels; null = from the checkpoint', { min: 1 }),
     patch_dim: int(null, 'Side of a patch, in pixels; null = from the checkpoint', { min: 1 }),
     hidden_size: int(null, 'Width of the tower; null = from the checkpoint', { min: 1 }),
