@@ -9,7 +9,7 @@ import { at, join, type Node, originText, scalarText, toValue } from './tree.ts'
 export function showYaml(node: Node, pkg = ''): string {
   const part = pkg === '' ? node : at(node, pkg);
   if (part === undefined) throw new ConfigError(problem(pkg, 'there is no such package'));
-  const text = stringify(toValue(part), { lineWidth: 0, nullStr: 'null' });
+  const text = stringify(toValue(part), { version: '1.1', lineWidth: 0, nullStr: 'null' });
   return pkg === '' ? text : `# @package ${pkg}\n${text}`;
 }
 
