@@ -37,4 +37,6 @@ if (files.length === 0) {
   console.error(`neva: no test file matches ${filters.join(' ')}`);
   process.exit(2);
 }
+// Two test files at a time: with two threads each, their OpenMP threads would spin waiting for cores that the other has.
+process.env.OMP_NUM_THREADS ??= '1';
 run(['--test', '--test-reporter=spec', '--test-concurrency=2', ...flags, ...files]);

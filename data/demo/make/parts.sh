@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the demo's vision tower and language model, with neva itself, from nothing but the generator of its world:
-#   bash data/demo/make/parts.sh [FOLDER]      (about 45 minutes on two CPU cores; FOLDER holds what comes in between)
+#   bash data/demo/make/parts.sh [FOLDER]      (about 25 minutes on two CPU cores; FOLDER holds what comes in between)
 # Both are trained together, first on captions and then on questions about 20,000 pictures that are not in the demo. The
 # projector between them is then thrown away: learning it anew is what `neva pretrain` shows.
 set -euo pipefail
@@ -16,7 +16,7 @@ common=(
   model.mm_cfg.llm.freeze=false model.mm_cfg.vision_encoder.freeze=false
   model.mm_cfg.llm.from_pretrained=null model.mm_cfg.vision_encoder.from_pretrained=null
   data.image_folder="$work/world/images" data.validation_data_path=null
-  model.micro_batch_size=64 model.global_batch_size=64 model.optim.weight_decay=0.01
+  model.micro_batch_size=32 model.global_batch_size=32 model.optim.weight_decay=0.01
 )
 shape=(
   model.num_layers=4 model.hidden_size=128 model.ffn_hidden_size=384 model.num_attention_heads=4
@@ -27,10 +27,10 @@ shape=(
 )
 npx neva finetune "${common[@]}" "${shape[@]}" exp_manager.name=captions \
   data.data_path="$work/world/pretrain.json" model.data.conv_template=plain \
-  trainer.max_steps=1500 model.optim.lr=2e-3 model.optim.sched.warmup_steps=50 model.optim.sched.min_lr=2e-4
+  trainer.max_steps=2000 model.optim.lr=2e-3 model.optim.sched.warmup_steps=50 model.optim.sched.min_lr=2e-4
 npx neva finetune "${common[@]}" model.restore_from_path="$work/runs/captions" exp_manager.name=questions \
   data.data_path="$work/world/finetune.json" model.data.conv_template=v1 \
-  trainer.max_steps=1500 model.optim.lr=1.5e-3 model.optim.sched.warmup_steps=50 model.optim.sched.min_lr=1e-5
+  trainer.max_steps=2000 model.optim.lr=1.5e-3 model.optim.sched.warmup_steps=50 model.optim.sched.min_lr=1e-5
 
 for part in llm vision; do
   rm -rf "$work/$part"
