@@ -5,7 +5,11 @@ import { type Override, overrideKey } from './grammar/override.ts';
 import { nearest } from './nearest.ts';
 import { at, type Dict, fromElement, isMissing, isNull, join, merge, type Node, put, toValue, word } from './tree.ts';
 
-export function applyOverride(root: Dict, override: Override, knownPaths: readonly string[]): void {
+/**
+ * @param knownPaths candidates for did-you-mean
+ * @param closed no key can be added: a schema says which there are
+ */
+export function applyOverride(root: Dict, override: Override, knownPaths: readonly string[], closed = false): void {
   const { key, prefix, value } = override;
   const origin = { kind: 'override', text: override.text } as const;
   if (override.package !== null) {
@@ -24,9 +28,9 @@ export function applyOverride(root: Dict, override: Override, knownPaths: readon
   const node = fromElement(value, origin);
   const existing = at(root, key);
   if (prefix === '') {
-    if (existing === undefined) throw unknownKey(override, key, knownPaths);
+    if (existing === undefined) throw unknownKey(override, key, knownPaths, closed);
     const strangers = node.kind === 'dict' && existing.kind === 'dict' ? newKeys(existing, node, key) : [];
-    if (strangers[0] !== undefined) throw unknownKey(override, strangers[0], knownPaths);
+    if (strangers[0] !== undefined) throw unknownKey(override, strangers[0], knownPaths, closed);
   } else if (prefix === '+' && node.kind === 'scalar' && existing !== undefined) {
     // What only the schema's defaults know was not there for a NeMo user: + may set it.
     if (!isNull(existing) && !isMissing(existing) && existing.origin.kind !== 'default') {
@@ -99,15 +103,15 @@ function sweepError({ text, value }: Override): ConfigError {
   );
 }
 
-function unknownKey(override: Override, key: string, knownPaths: readonly string[]): ConfigError {
+function unknownKey(override: Override, key: string, knownPaths: readonly string[], closed: boolean): ConfigError {
   const close = nearest(key, knownPaths);
+  const otherwise = closed
+    ? 'see `neva config docs` for all keys; variables of your own go below vars'
+    : `to add a key that no file has, write +${override.text}`;
   return new ConfigError(
     problem(key, 'there is no such key', {
       from: `override ${override.text}`,
-      fix:
-        close.length > 0
-          ? `did you mean ${close.join(' or ')}?`
-          : `to add a key that no file has, write +${override.text}`,
+      fix: close.length > 0 ? `did you mean ${close.join(' or ')}?` : otherwise,
     }),
   );
 }

@@ -120,7 +120,7 @@ export function composeTree(options: ComposeOptions, schema: Section<Fields> | n
   const known = schema === null ? allPaths(tree) : [...fieldPaths(schema), ...allPaths(merged)];
   for (const override of overrides) {
     if (isGroup(override)) continue;
-    applyOverride(tree, override, known);
+    applyOverride(tree, override, known, schema !== null);
     const node = at(tree, override.key);
     if (node !== undefined) record(node, override.key, history, { kind: 'override', text: override.text });
   }
@@ -144,21 +144,23 @@ function evaluatorOptions(options: Partial<ComposeOptions>) {
   };
 }
 
-function resolveEach(node: Node, path: string, evaluator: Evaluator, problems: string[]): Node {
+/** Everything that can be evaluated; what cannot is left out, and its problem noted. */
+function resolveEach(node: Node, path: string, evaluator: Evaluator, problems: string[]): Node | null {
   if (node.kind === 'dict') {
-    return dict(
-      node.origin,
-      [...node.entries].map(([k, v]) => [k, resolveEach(v, join(path, k), evaluator, problems)] as const),
-    );
+    const result = dict(node.origin);
+    for (const [key, value] of node.entries) {
+      const resolved = resolveEach(value, join(path, key), evaluator, problems);
+      if (resolved !== null) result.entries.set(key, resolved);
+    }
+    return result;
   }
   try {
-    const result = evaluator.deep(node, path);
-    // The value comes from elsewhere, the decision to take it from here.
-    return { ...result, origin: node.origin } as Node;
+    // The value may come from elsewhere; the decision to take it was made here.
+    return { ...evaluator.deep(node, path), origin: node.origin } as Node;
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     problems.push(error.message);
-    return { kind: 'scalar', value: { kind: 'null' }, origin: { kind: 'default' } };
+    return null;
   }
 }
 

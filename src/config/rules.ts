@@ -147,7 +147,7 @@ function numbers({ trainer, model }: NevaConfig, report: Report): void {
     if (ranks > 1 || trainer.devices > 1 || trainer.num_nodes > 1) {
       report('trainer.engine', 'the tfjs engine runs in one process', {
         expected: 'one device, no tensor or pipeline parallelism',
-        found: `${trainer.devices} × ${trainer.num_nodes} processes, ${ranks} ranks a model`,
+        found: `${trainer.devices} × ${trainer.num_nodes} processes, tensor × pipeline = ${ranks}`,
         fix: 'set trainer.engine=torch',
       });
     }

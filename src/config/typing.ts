@@ -125,7 +125,7 @@ function leaf(node: Node, field: Field<unknown>, path: string, state: State): un
 type Outcome = { value: unknown } | { what: string; expected: string; found: string };
 
 function show(node: Node): string {
-  return node.kind === 'scalar' ? scalarShown(node) : word(node);
+  return node.kind === 'scalar' ? scalarShown(node) : node.kind === 'list' ? pythonText(node) : word(node);
 }
 
 function scalarShown(node: Scalar): string {
@@ -213,12 +213,11 @@ function number(node: Scalar, field: Field<unknown>, wrong: (what?: string) => O
 }
 
 function coerceList(items: readonly Node[], field: Field<unknown>, wrong: (what?: string) => Outcome): Outcome {
-  if (field.length !== undefined && items.length !== field.length)
-    return wrong(`a list of ${field.length} is expected`);
+  if (field.length !== undefined && items.length !== field.length) return wrong('wrong number of elements');
   const values: unknown[] = [];
   for (const item of items) {
     const outcome = coerce(item, field.items as Field<unknown>);
-    if ('expected' in outcome) return { ...outcome, what: `wrong element in the list` };
+    if ('expected' in outcome) return { ...outcome, what: 'wrong element in the list' };
     values.push(outcome.value);
   }
   return { value: values };
