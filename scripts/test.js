@@ -3,14 +3,18 @@
 // test/slow is left out unless a filter names it.
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from './build.js';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
+// Two test files run at a time: each may use half of the cores, or OpenMP's waiting threads take them from one another.
+const env = { OMP_NUM_THREADS: String(Math.max(1, Math.floor(availableParallelism() / 2))), ...process.env };
+
 function run(args) {
-  const { status, error } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' });
+  const { status, error } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit', env });
   if (error) throw error;
   if (status !== 0) process.exit(status ?? 1);
 }

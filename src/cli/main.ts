@@ -11,6 +11,11 @@ import { verbs } from './verbs.ts';
  * 1 anything else.
  */
 export async function main(args: readonly string[]): Promise<number> {
+  // `neva config show | head`: the reader has left, which is nobody's fault.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+    throw error;
+  });
   const name = args.find((arg) => !arg.startsWith('-'));
   const asked = verbs.find((verb) => verb.name === name);
   const program = new Command('neva')

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -107,4 +108,15 @@ test('any other error exits 1 with one line that names the file with the stack',
   const file = /^neva: broken for the test \(the whole story is in (.*)\)\n$/.exec(stderr)?.[1] ?? '';
   assert.ok(file.startsWith(folder), stderr);
   assert.match(readFileSync(file, 'utf8'), /TypeError: broken for the test\n +at /);
+});
+
+test('a reader that leaves early is nobody’s fault', async () => {
+  const child = spawn(process.execPath, nevaArgs(['config', 'show']), { stdio: ['ignore', 'pipe', 'pipe'] });
+  child.stdout.destroy();
+  let complaints = '';
+  child.stderr.on('data', (piece) => {
+    complaints += piece;
+  });
+  const [status] = await once(child, 'close');
+  assert.deepEqual([status, complaints], [0, '']);
 });
