@@ -58,9 +58,11 @@ export function loadModel(engine: Engine, asked: Asked): LoadedModel {
     engine,
     { llm: shapes.llm, vision: shapes.vision, projector: shapes.projector },
     {
-      vision_encoder: vision.source(engine, 'vision'),
-      projector: projector.source(engine, 'projector'),
-      llm: llm.source(engine, 'llm'),
+      sources: {
+        vision_encoder: vision.source(engine, 'vision'),
+        projector: projector.source(engine, 'projector'),
+        llm: llm.source(engine, 'llm'),
+      },
     },
   );
   const imageOptions = {
@@ -72,7 +74,7 @@ export function loadModel(engine: Engine, asked: Asked): LoadedModel {
     path,
     model,
     tokenizer: loadTokenizer(tokenizerFolder, state?.additionalTokens ?? []),
-    template: findTemplate(state?.template ?? asked.template, asked.templateCompat),
+    template: findTemplate(state?.template ?? asked.template, state?.templateCompat ?? asked.templateCompat),
     useImStartEnd: state?.useImStartEnd ?? false,
     picture: (file) => loadImage(file, imageOptions),
   };

@@ -1,5 +1,5 @@
 /** `neva generate`: one prompt from the command line, or a JSONL file of them. */
-import { closeSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { NevaConfig } from '../config/index.ts';
 import { encodePrompt } from '../data/example.ts';
@@ -162,10 +162,12 @@ async function answerFile(
       else print(json ? JSON.stringify(given) : JSON.stringify(answered));
       progress?.(i + 1, lines.length);
     }
-  } finally {
     if (handle !== null) closeSync(handle);
+    if (beside) renameSync(beside, output);
+  } catch (error) {
+    if (beside) rmSync(beside, { force: true });
+    throw error;
   }
-  if (beside) renameSync(beside, output);
 }
 
 function readPrompts(file: string, base: string | null): Line[] {

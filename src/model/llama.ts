@@ -44,8 +44,16 @@ interface BlockParameters {
 }
 
 const PREFIX = 'language_model.';
-/** LLaMA's initializer_range. */
-const INIT_STD = 0.02;
+
+/** Random weights where there is no checkpoint. */
+export interface LlamaInit {
+  /** NeMo's init_method_std, LLaMA's initializer_range. */
+  std: number;
+  /** NeMo's use_scaled_init_method: std/√(2·layers) for the matrices that write to the residual stream. */
+  scaled: boolean;
+}
+
+const LLAMA_INIT: LlamaInit = { std: 0.02, scaled: false };
 
 export class Llama {
   readonly shape: LlamaShape;
@@ -58,20 +66,20 @@ export class Llama {
   readonly #engine: Engine;
   #tables: (RotaryTables & { length: number }) | null = null;
 
-  constructor(engine: Engine, shape: LlamaShape, source: WeightSource | null = null) {
+  constructor(engine: Engine, shape: LlamaShape, source: WeightSource | null = null, init: LlamaInit = LLAMA_INIT) {
     const maker = new ParameterMaker(engine, source);
     this.#engine = engine;
     this.shape = shape;
     this.embedding = maker.make(
       `${PREFIX}model.embed_tokens.weight`,
       [shape.vocabSize, shape.hiddenSize],
-      normal(INIT_STD),
+      normal(init.std),
     );
-    this.blocks = Array.from({ length: shape.numLayers }, (_, i) => new LlamaBlock(shape, i, maker));
+    this.blocks = Array.from({ length: shape.numLayers }, (_, i) => new LlamaBlock(shape, i, maker, init));
     this.finalNorm = maker.make(`${PREFIX}model.norm.weight`, [shape.hiddenSize], ones);
     this.head = shape.tiedEmbeddings
       ? this.embedding
-      : maker.make(`${PREFIX}lm_head.weight`, [shape.vocabSize, shape.hiddenSize], normal(INIT_STD));
+      : maker.make(`${PREFIX}lm_head.weight`, [shape.vocabSize, shape.hiddenSize], normal(init.std));
     this.parameters = maker.finish();
   }
 
@@ -113,11 +121,12 @@ export class LlamaBlock {
   readonly #shape: LlamaShape;
   readonly #weights: BlockParameters;
 
-  constructor(shape: LlamaShape, index: number, maker: ParameterMaker) {
+  constructor(shape: LlamaShape, index: number, maker: ParameterMaker, init: LlamaInit) {
     const { hiddenSize: C, ffnHiddenSize: F, headDim: D, numAttentionHeads: H, numQueryGroups: G } = shape;
     const prefix = `${PREFIX}model.layers.${index}.`;
-    const matrix = (name: string, rows: number, columns: number) =>
-      maker.make(`${prefix}${name}.weight`, [rows, columns], normal(INIT_STD));
+    const matrix = (name: string, rows: number, columns: number, std = init.std) =>
+      maker.make(`${prefix}${name}.weight`, [rows, columns], normal(std));
+    const writing = init.scaled ? init.std / Math.sqrt(2 * shape.numLayers) : init.std;
     this.name = `llm block ${index}`;
     this.#shape = shape;
     this.#weights = {
@@ -125,11 +134,11 @@ export class LlamaBlock {
       query: matrix('self_attn.q_proj', H * D, C),
       key: matrix('self_attn.k_proj', G * D, C),
       value: matrix('self_attn.v_proj', G * D, C),
-      output: matrix('self_attn.o_proj', C, H * D),
+      output: matrix('self_attn.o_proj', C, H * D, writing),
       postAttentionNorm: maker.make(`${prefix}post_attention_layernorm.weight`, [C], ones),
       gate: matrix('mlp.gate_proj', F, C),
       up: matrix('mlp.up_proj', F, C),
-      down: matrix('mlp.down_proj', C, F),
+      down: matrix('mlp.down_proj', C, F, writing),
     };
     this.parameters = Object.values(this.#weights);
   }

@@ -3,7 +3,7 @@
  * Every segment takes what the one before gave; what is frozen, recomputed or on another device is the walk's business.
  */
 import type { DType, Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
-import { type BlockCache, Llama } from './llama.ts';
+import { type BlockCache, Llama, type LlamaInit } from './llama.ts';
 import type { WeightSource } from './parameters.ts';
 import { Projector } from './projector.ts';
 import type { NevaShape } from './shapes.ts';
@@ -41,6 +41,14 @@ export interface Part {
   parameters: readonly Parameter[];
 }
 
+export interface NevaOptions {
+  sources?: { [part in Part['name']]?: WeightSource | null };
+  /** Of activations; weights in another dtype are cast where they are used. */
+  computeDtype?: DType;
+  /** Of a language model without a source. */
+  init?: LlamaInit | undefined;
+}
+
 export class NevaModel {
   readonly shape: NevaShape;
   readonly vision: VisionTower;
@@ -50,18 +58,13 @@ export class NevaModel {
   readonly #computeDtype: DType;
 
   /** Parts without a source start from their initializers, drawn from the engine's generator in this order. */
-  constructor(
-    engine: Engine,
-    shape: NevaShape,
-    sources: { [part in Part['name']]?: WeightSource | null } = {},
-    computeDtype: DType = 'float32',
-  ) {
+  constructor(engine: Engine, shape: NevaShape, { sources = {}, computeDtype = 'float32', init }: NevaOptions = {}) {
     this.#engine = engine;
     this.#computeDtype = computeDtype;
     this.shape = shape;
     this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder);
     this.projector = new Projector(engine, shape.projector, sources.projector);
-    this.llm = new Llama(engine, shape.llm, sources.llm);
+    this.llm = new Llama(engine, shape.llm, sources.llm, init);
   }
 
   get parts(): Part[] {

@@ -39,16 +39,15 @@ export function assemble(engine: Engine, config: NevaConfig): Assembled {
   // What trains is read in full precision; the rest as it is computed with, mapped from its file where that has it.
   const source = (weights: Weights | undefined, part: 'llm' | 'vision' | 'projector', train: boolean) =>
     weights?.source(engine, part, train ? 'float32' : computeDtype) ?? null;
-  const model = new NevaModel(
-    engine,
-    shape,
-    {
+  const model = new NevaModel(engine, shape, {
+    sources: {
       vision_encoder: source(sources.vision, 'vision', trains.vision),
       projector: source(sources.projector, 'projector', true),
       llm: source(sources.llm, 'llm', trains.llm),
     },
     computeDtype,
-  );
+    init: { std: config.model.init_method_std, scaled: config.model.use_scaled_init_method },
+  });
   const lowPrecisionWeights = computeDtype !== 'float32' && config.model.megatron_amp_O2;
   for (const { name, parameters } of model.parts) {
     if (doesTrain[name]) makeTrainable(engine, parameters, lowPrecisionWeights ? computeDtype : 'float32');

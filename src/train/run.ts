@@ -111,6 +111,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
       rng: Buffer.from(engine.rngState()).toString('base64'),
       seed,
       template: data.template,
+      templateCompat: data.templateCompat ?? 'llava',
       imageAspect: data.aspect,
       useImStartEnd: data.useImStartEnd,
       additionalTokens: [...(data.additionalTokens ?? [])],

@@ -65,6 +65,7 @@ function content(step: number, shift = 0, more: Partial<CheckpointState> = {}): 
     rng: Buffer.from(engine.rngState()).toString('base64'),
     seed: 1234,
     template: 'v1',
+    templateCompat: 'llava',
     imageAspect: 'pad',
     useImStartEnd: false,
     additionalTokens: [],

@@ -15,7 +15,7 @@ export function tinyLlava(engine: Engine, computeDtype: DType = 'float32'): Neva
     projector: whole.source(engine, 'projector'),
     llm: openWeights(fixture('llava/llm')).source(engine, 'llm'),
   };
-  const model = new NevaModel(engine, { llm, vision, projector } as NevaShape, sources, computeDtype);
+  const model = new NevaModel(engine, { llm, vision, projector } as NevaShape, { sources, computeDtype });
   // Memory of their own: mapped weights would be trained in the page cache's copies.
   for (const parameter of model.parameters) parameter.value = engine.keep(engine.scale(parameter.value, 1));
   return model;

@@ -171,6 +171,7 @@ function content(model: NevaModel, position: Position, optimizer: Map<string, ne
     rng: Buffer.from(engine.rngState()).toString('base64'),
     seed: 1,
     template: 'v1',
+    templateCompat: 'llava',
     imageAspect: 'square',
     useImStartEnd: false,
     additionalTokens: [],

@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { test } from 'node:test';
+import { type ConvertOptions, convert } from '../../src/checkpoint/convert.ts';
+import { readSafetensors } from '../../src/checkpoint/safetensors.ts';
+import { openWeights } from '../../src/checkpoint/weights.ts';
+import { fixture } from '../support/fixtures.ts';
+import { torchEngine } from '../support/torch.ts';
+
+const engine = torchEngine();
+const model = fixture('llava/model');
+const fresh = () => join(mkdtempSync(join(tmpdir(), 'neva-')), 'out');
+
+function converted(options: Partial<ConvertOptions>): string {
+  const out = fresh();
+  convert(engine, { from: model, to: 'hf', out, part: 'all', dtype: null, ...options });
+  return out;
+}
+
+/** Own name → its bytes. */
+function contents(path: string): Map<string, Buffer> {
+  const { entries } = openWeights(path);
+  return new Map(
+    [...entries].map(([name, { file, offset, nbytes }]) => [
+      name,
+      readFileSync(file).subarray(offset, offset + nbytes),
+    ]),
+  );
+}
+
+test('through every layout and back, every value is the same bit for bit', () => {
+  const before = contents(model);
+  const hfNew = converted({ to: 'hf-new' });
+  const llava = converted({ to: 'llava', from: hfNew });
+  for (const path of [hfNew, llava, converted({ to: 'hf', from: hfNew })]) {
+    const after = contents(path);
+    assert.deepEqual([...after.keys()].sort(), [...before.keys()].sort());
+    for (const [name, bytes] of before) assert.ok(bytes.equals(after.get(name)!), name);
+  }
+});
+
+test('names are those of each layout', () => {
+  const names = (path: string) => [...readSafetensors(join(path, 'model.safetensors')).entries.keys()];
+  assert.ok(names(converted({ to: 'hf-new' })).includes('model.multi_modal_projector.linear_1.weight'));
+  assert.ok(names(converted({ to: 'llava' })).includes('model.mm_projector.2.bias'));
+  assert.ok(names(converted({ part: 'llm' })).every((name) => /^(model|lm_head)\./.test(name)));
+  assert.ok(names(converted({ part: 'vision' })).every((name) => name.startsWith('vision_model.')));
+});
+
+test('a part is a model of its own, with its shape', () => {
+  const shapes = openWeights(model).config!;
+  assert.deepEqual(openWeights(converted({ part: 'llm' })).config, { kind: 'llama', llm: shapes.llm });
+  assert.deepEqual(openWeights(converted({ part: 'vision' })).config, { kind: 'clip', vision: shapes.vision });
+});
+
+test('--dtype rounds to nearest', () => {
+  const half = openWeights(converted({ dtype: 'bfloat16' }));
+  for (const { dtype } of half.entries.values()) assert.equal(dtype, 'bfloat16');
+});
+
+test('what stands at --out is left alone, and a failure leaves nothing', () => {
+  const out = converted({ part: 'projector' });
+  assert.throws(
+    () => convert(engine, { from: model, to: 'hf', out, part: 'all', dtype: null }),
+    /there is something already/,
+  );
+  const other = fresh();
+  const from = fixture('llava/llm');
+  assert.throws(() => convert(engine, { from, to: 'hf', out: other, part: 'vision', dtype: null }), /it has no vision/);
+  assert.equal(existsSync(other), false);
+  assert.deepEqual(readdirSync(dirname(other)), []);
+});
