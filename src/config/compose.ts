@@ -12,6 +12,7 @@ import type { Resolver } from './resolvers.ts';
 import type { Fields, Section } from './schema/field.ts';
 import { type NevaConfig, schema as nevaSchema } from './schema/index.ts';
 import { Sources } from './sources.ts';
+import { expandJobs } from './sweep.ts';
 import { at, type Dict, dict, join, merge, type Node, type Origin, put, toValue } from './tree.ts';
 import { applySchema, fieldPaths, findSchema } from './typing.ts';
 
@@ -127,6 +128,18 @@ export function composeTree(options: ComposeOptions, schema: Section<Fields> | n
   return { tree, defaults, history, sources };
 }
 
+/**
+ * The overrides of every job of a multirun, in order; nothing is composed. A job's overrides go to `compose` as they are.
+ * @throws ConfigError for an override that cannot be read
+ */
+export function multirunJobs(options: ComposeOptions): string[][] {
+  const sources = new Sources([
+    ...new Set([...(options.configDirs ?? []), joinPath(options.packageRoot ?? findPackageRoot(), 'conf')]),
+  ]);
+  const overrides = (options.overrides ?? []).map((source) => readOverride(source, sources, nevaSchema, true));
+  return expandJobs(overrides, (group) => sources.options(group));
+}
+
 /** Evaluates every interpolation of a composed tree; throws at the first that fails. */
 export function resolve(composed: ComposedTree, options: Partial<ComposeOptions> = {}): unknown {
   return toValue(resolveTree(composed, options));
@@ -168,7 +181,12 @@ function resolveEach(node: Node, path: string, evaluator: Evaluator, problems: s
  * An override whose value is read by the declared type of its key: a string key takes its text as it stands.
  * `data.x` means `model.data.x`, likewise for the other sections of `model`, when no key at the top is called so.
  */
-export function readOverride(source: string, sources: Sources, schema: Section<Fields> | null): Override {
+export function readOverride(
+  source: string,
+  sources: Sources,
+  schema: Section<Fields> | null,
+  multirun = false,
+): Override {
   if (schema === null) return parseOverride(source);
   const { key: written, equals, prefix, package: pkg } = parseOverrideKey(source);
   const key = sources.isGroup(written) && !written.includes('.') ? written : longKey(written, schema);
@@ -176,7 +194,9 @@ export function readOverride(source: string, sources: Sources, schema: Section<F
   const isText = field?.node === 'field' && (field.type === 'string' || field.type === 'choice');
   if (!isText || equals < 0) return { ...parseOverride(source), key };
   const rest = source.slice(equals + 1).trim();
-  const verbatim: Override = { prefix, key, package: pkg, value: text(rest), text: source, valueAt: equals + 1 };
+  // In a sweep the value is printed again for each job: quotes keep whatever is in it.
+  const whole = text(rest, multirun ? "'" : null);
+  const verbatim: Override = { prefix, key, package: pkg, value: whole, text: source, valueAt: equals + 1 };
   let parsed: Override;
   try {
     parsed = { ...parseOverride(source), key };
@@ -188,7 +208,7 @@ export function readOverride(source: string, sources: Sources, schema: Section<F
   }
   const { value } = parsed;
   if (value === null || value.kind === 'null' || value.kind === 'string') return parsed;
-  if (value.kind === 'choice' && value.simple && field.type === 'string') return verbatim;
+  if (value.kind === 'choice' && value.simple && field.type === 'string' && !multirun) return verbatim;
   const scalar = value.kind === 'int' || value.kind === 'float' || value.kind === 'bool';
   return scalar && !/[()]/.test(rest) ? verbatim : parsed;
 }

@@ -9,6 +9,7 @@ export {
   compose,
   composeTree,
   findPackageRoot,
+  multirunJobs,
   resolve,
   resolveTree,
   type Setting,

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { compose, findPackageRoot, resolveTree } from '../../src/config/compose.ts';
+import { compose, findPackageRoot, multirunJobs, resolveTree } from '../../src/config/compose.ts';
 import { complete, completionIndex, renderDocs } from '../../src/config/docs.ts';
 import { checkConfig } from '../../src/config/rules.ts';
 import { showYaml, why } from '../../src/config/show.ts';
@@ -173,4 +173,31 @@ test('composing the 13B configuration takes little time', () => {
   );
   // Processor time, since the machine may be busy with other tests; the best of three.
   assert.ok(Math.min(...times) < 50, `${times.join(', ')} ms`);
+});
+
+test('a multirun is the product of its sweeps, and each job composes to the values that were swept', () => {
+  const jobs = multirunJobs({
+    configName: 'neva_pretrain',
+    overrides: [
+      'optim.lr=1e-3,2e-3',
+      'exp_manager.name=a b,c',
+      'data.data_path=http://h/x?y=z#1',
+      'optim=glob(*adam)',
+      'name=n!',
+    ],
+  });
+  assert.equal(jobs.length, 8);
+  const seen = jobs.map((overrides) => {
+    const { model, exp_manager, name } = compose({ configName: 'neva_pretrain', overrides }).config;
+    assert.equal(model.data.data_path, 'http://h/x?y=z#1');
+    assert.equal(name, 'n!');
+    return `${model.optim.lr} ${exp_manager.name} ${model.optim.name}`;
+  });
+  assert.deepEqual(seen.slice(0, 4), [
+    '0.001 a b distributed_fused_adam',
+    '0.001 a b fused_adam',
+    '0.001 c distributed_fused_adam',
+    '0.001 c fused_adam',
+  ]);
+  assert.deepEqual(multirunJobs({ configName: 'neva_pretrain' }), [[]]);
 });
