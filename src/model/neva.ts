@@ -34,6 +34,8 @@ export interface LabelledInput extends ModelInput {
 export interface Chain {
   input: Tensor[];
   segments: Segment[];
+  /** Which of the segments are the language model's blocks. */
+  blocks: { first: number; count: number };
 }
 
 export interface Part {
@@ -81,8 +83,8 @@ export class NevaModel {
 
   /** From pixels and ids to the sum of the losses at the labelled positions (a float32 scalar). */
   lossChain(input: LabelledInput): Chain {
-    const { input: first, segments } = this.#hiddenChain(input, input.labelRows);
-    return { input: first, segments: [...segments, this.#lossSegment(input)] };
+    const chain = this.#hiddenChain(input, input.labelRows);
+    return { ...chain, segments: [...chain.segments, this.#lossSegment(input)] };
   }
 
   /**
@@ -107,12 +109,16 @@ export class NevaModel {
     const blocks = this.llm.blocks.map((block, i) =>
       block.segment(engine, { tables, cache: caches?.[i] ?? null, rows: i === last ? wanted : null }),
     );
-    if (input.imageCount === 0) return { input: [], segments: [this.#embedSegment(input), ...blocks] };
     const size = [input.imageCount, 3, input.imageSize, input.imageSize];
-    const pixels = engine.tensor(input.pixels, size, this.#computeDtype);
+    const pictures = input.imageCount > 0;
+    const before = [
+      ...(pictures ? [...this.vision.segments(), this.projector.segment()] : []),
+      this.#embedSegment(input),
+    ];
     return {
-      input: [pixels],
-      segments: [...this.vision.segments(), this.projector.segment(), this.#embedSegment(input), ...blocks],
+      input: pictures ? [engine.tensor(input.pixels, size, this.#computeDtype)] : [],
+      segments: [...before, ...blocks],
+      blocks: { first: before.length, count: blocks.length },
     };
   }
 

@@ -11,6 +11,7 @@ import { type StepWork, stepFlops } from '../model/flops.ts';
 import type { NevaModel } from '../model/neva.ts';
 import type { Report } from '../report/report.ts';
 import type { Optimizer } from './optimizer.ts';
+import type { Recompute } from './recompute.ts';
 import { learningRate, type Schedule } from './schedule.ts';
 import { forwardBackward } from './walk.ts';
 
@@ -27,6 +28,7 @@ export interface LoopOptions {
    * `micro_batches`: mean of the micro batches' means, as NeMo does.
    */
   lossReduction: 'tokens' | 'micro_batches';
+  recompute: Recompute;
   trains: StepWork['trains'];
   /** Peak of the hardware in FLOP/s for `mfu`; null where it is not known. */
   peakFlops: number | null;
@@ -72,7 +74,7 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     const lr = learningRate(schedule, step - 1);
 
     // Forward and backward; gradients add up over the micro batches.
-    const { loss, labelled } = accumulate(engine, model, batch, options.lossReduction);
+    const { loss, labelled } = accumulate(engine, model, batch, options);
     const gradNorm = optimizer.step(step, lr);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       throw new Error(
@@ -112,13 +114,15 @@ function accumulate(
   engine: Engine,
   model: NevaModel,
   { microBatches, labelTokens }: GlobalBatch,
-  reduction: LoopOptions['lossReduction'],
+  { lossReduction, recompute }: LoopOptions,
 ): { loss: number; labelled: boolean } {
   const labelled = microBatches.filter((micro) => micro.labelRows.length > 0);
   const weight = (micro: MicroBatch) =>
-    reduction === 'tokens' ? 1 / labelTokens : 1 / (micro.labelRows.length * labelled.length);
+    lossReduction === 'tokens' ? 1 / labelTokens : 1 / (micro.labelRows.length * labelled.length);
   const losses: Tensor[] = labelled.map((micro) =>
-    engine.scope(() => engine.scale(forwardBackward(engine, model.lossChain(micro), weight(micro)), weight(micro))),
+    engine.scope(() =>
+      engine.scale(forwardBackward(engine, model.lossChain(micro), weight(micro), recompute), weight(micro)),
+    ),
   );
   // Read only after the last backward: the device is not waited for in between.
   let loss = 0;

@@ -20,6 +20,7 @@ import { type Assembled, assemble } from './assemble.ts';
 import { dataOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
 import { Optimizer } from './optimizer.ts';
+import type { Recompute } from './recompute.ts';
 import type { Schedule } from './schedule.ts';
 import { refuseUnsupported } from './supported.ts';
 import { validate } from './validate.ts';
@@ -143,6 +144,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
       saveAtEnd: save_on_train_end,
       validateEvery: validation ? Math.max(1, Math.round(trainer.val_check_interval ?? 0)) : 0,
       lossReduction: config.model.loss_reduction,
+      recompute: recomputeOf(config),
       trains: assembled.trains,
       peakFlops: null,
     },
@@ -208,4 +210,13 @@ function announce(
 function precisionText({ trainer, model }: NevaConfig): string {
   if (trainer.precision === '32') return 'float32';
   return model.megatron_amp_O2 ? 'bfloat16 with float32 main weights (O2)' : 'bfloat16 with float32 weights';
+}
+
+function recomputeOf({ model: m }: NevaConfig): Recompute {
+  return {
+    // `selective` runs core attention again, whose scores the attention used here never keeps.
+    granularity: m.activations_checkpoint_granularity === 'full' ? 'full' : null,
+    method: m.activations_checkpoint_method ?? 'uniform',
+    layers: m.activations_checkpoint_num_layers ?? 1,
+  };
 }

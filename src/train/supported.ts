@@ -23,10 +23,6 @@ export function refuseUnsupported({ trainer, model }: NevaConfig): void {
       !['fused_adam', 'adamw', 'distributed_fused_adam'].includes(model.optim.name),
       `model.optim.name=${model.optim.name}: only AdamW is built yet; set model.optim.name=fused_adam`,
     ],
-    [
-      model.activations_checkpoint_granularity !== null,
-      'model.activations_checkpoint_granularity: recomputation is not built yet; set it to null',
-    ],
     [model.data.packed_sequence, 'model.data.packed_sequence: packing is not built yet; set it to false'],
     [model.mm_cfg.llm.model_type === 'nvgpt', 'model.mm_cfg.llm.model_type=nvgpt: only LLaMA is built yet'],
   ];

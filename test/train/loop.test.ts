@@ -11,6 +11,7 @@ import type { StepMetrics } from '../../src/report/metrics.ts';
 import type { Report } from '../../src/report/report.ts';
 import { type LoopOptions, type Position, trainLoop } from '../../src/train/loop.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
+import { KEEP_ALL, type Recompute } from '../../src/train/recompute.ts';
 import { tensorFile } from '../support/fixtures.ts';
 import { reference, tinyLlava } from '../support/llava.ts';
 import { torchEngine } from '../support/torch.ts';
@@ -105,6 +106,7 @@ interface Run {
   start?: Position;
   from?: string;
   saveAt?: string;
+  recompute?: Recompute;
   stopAfter?: number;
 }
 
@@ -112,6 +114,7 @@ async function run({
   cut = ALL,
   steps = 4,
   reduction = 'tokens',
+  recompute = KEEP_ALL,
   llm = true,
   start = BEGINNING,
   from,
@@ -153,6 +156,7 @@ async function run({
       saveAtEnd: true,
       validateEvery: 0,
       lossReduction: reduction,
+      recompute,
       trains: { llm, projector: true, vision: false },
       peakFlops: null,
     },
@@ -262,4 +266,23 @@ test('in pretrain, a batch of text alone teaches the projector nothing and harms
   const { losses, lines } = await run({ cut: [[TEXT_ONLY]], steps: 2, llm: false });
   assert.equal(losses.length, 2);
   assert.equal(lines[0]!.grad_norm, 0);
+});
+
+test('recomputation changes nothing, bit for bit, and leaves no tensor behind', async () => {
+  const live = () => engine.memory().tensors;
+  for (const llm of [true, false]) {
+    const atFirst = live();
+    const plain = await run({ llm });
+    const keptByRun = live() - atFirst; // weights, moments, rotary tables
+    for (const method of ['uniform', 'block'] as const) {
+      for (const layers of [1, 2, 3]) {
+        const before = live();
+        const again = await run({ llm, recompute: { granularity: 'full', method, layers } });
+        assert.deepEqual(again.losses, plain.losses, `${method} ${layers}`);
+        for (const [name, bytes] of plain.weights)
+          assert.ok(Buffer.compare(bytes, again.weights.get(name)!) === 0, name);
+        assert.equal(live() - before, keptByRun, `${method} ${layers}: tensors left behind`);
+      }
+    }
+  }
 });
