@@ -1,8 +1,9 @@
 // neva's own operators, registered with LibTorch's dispatcher so that they are called like any other ("neva::rope").
 // Each is one pass over memory where the composition of ATen operators takes several; on devices other than the CPU
-// the composition is what runs. Arithmetic is in float32 whatever the storage type.
+// the composition is what runs. Arithmetic is in float32 whatever the storage type (float64 in float64).
 
 #include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_to_copy.h>
@@ -38,52 +39,52 @@ constexpr int kLanes = 16;  // independent partial sums: lets the compiler use v
 
 // ---- RMSNorm: x · rsqrt(mean(x²) + eps) · w ------------------------------------------------------------------------
 
-template <typename T>
-NEVA_CLONES void rms_forward_row(const T* x, const T* w, T* y, float* rstd, int64_t size, float eps) {
-  float lanes[kLanes] = {};
+template <typename T, typename A>
+NEVA_CLONES void rms_forward_row(const T* x, const T* w, T* y, A* rstd, int64_t size, A eps) {
+  A lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) {
     for (int l = 0; l < kLanes; ++l) {
-      const float v = static_cast<float>(x[i + l]);
+      const A v = static_cast<A>(x[i + l]);
       lanes[l] += v * v;
     }
   }
-  float sum = 0;
-  for (; i < size; ++i) sum += static_cast<float>(x[i]) * static_cast<float>(x[i]);
-  for (float lane : lanes) sum += lane;
-  const float r = 1.0f / std::sqrt(sum / static_cast<float>(size) + eps);
+  A sum = 0;
+  for (; i < size; ++i) sum += static_cast<A>(x[i]) * static_cast<A>(x[i]);
+  for (A lane : lanes) sum += lane;
+  const A r = A(1) / std::sqrt(sum / static_cast<A>(size) + eps);
   *rstd = r;
-  for (i = 0; i < size; ++i) y[i] = static_cast<T>(static_cast<float>(x[i]) * r * static_cast<float>(w[i]));
+  for (i = 0; i < size; ++i) y[i] = static_cast<T>(static_cast<A>(x[i]) * r * static_cast<A>(w[i]));
 }
 
 // dx = rstd · (g·w − x · rstd² · mean(g·w·x))
-template <typename T>
-NEVA_CLONES void rms_backward_row(const T* g, const T* x, const T* w, T* dx, float rstd, int64_t size) {
-  float lanes[kLanes] = {};
+template <typename T, typename A>
+NEVA_CLONES void rms_backward_row(const T* g, const T* x, const T* w, T* dx, A rstd, int64_t size) {
+  A lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) {
     for (int l = 0; l < kLanes; ++l) {
-      lanes[l] += static_cast<float>(g[i + l]) * static_cast<float>(w[i + l]) * static_cast<float>(x[i + l]);
+      lanes[l] += static_cast<A>(g[i + l]) * static_cast<A>(w[i + l]) * static_cast<A>(x[i + l]);
     }
   }
-  float dot = 0;
-  for (; i < size; ++i) dot += static_cast<float>(g[i]) * static_cast<float>(w[i]) * static_cast<float>(x[i]);
-  for (float lane : lanes) dot += lane;
-  const float k = rstd * rstd * dot / static_cast<float>(size);
+  A dot = 0;
+  for (; i < size; ++i) dot += static_cast<A>(g[i]) * static_cast<A>(w[i]) * static_cast<A>(x[i]);
+  for (A lane : lanes) dot += lane;
+  const A k = rstd * rstd * dot / static_cast<A>(size);
   for (i = 0; i < size; ++i) {
-    dx[i] = static_cast<T>(rstd * (static_cast<float>(g[i]) * static_cast<float>(w[i]) - static_cast<float>(x[i]) * k));
+    dx[i] = static_cast<T>(rstd * (static_cast<A>(g[i]) * static_cast<A>(w[i]) - static_cast<A>(x[i]) * k));
   }
 }
 
 // dw[from:to] = Σ over rows of g · x · rstd; each column is summed in row order, so the thread count changes nothing.
-template <typename T>
-NEVA_CLONES void rms_backward_weight(const T* g, const T* x, const float* rstd, float* dw, int64_t rows, int64_t size,
+template <typename T, typename A>
+NEVA_CLONES void rms_backward_weight(const T* g, const T* x, const A* rstd, A* dw, int64_t rows, int64_t size,
                                      int64_t from, int64_t to) {
   for (int64_t c = from; c < to; ++c) dw[c] = 0;
   for (int64_t r = 0; r < rows; ++r) {
     const T* gr = g + r * size;
     const T* xr = x + r * size;
-    for (int64_t c = from; c < to; ++c) dw[c] += static_cast<float>(gr[c]) * static_cast<float>(xr[c]) * rstd[r];
+    for (int64_t c = from; c < to; ++c) dw[c] += static_cast<A>(gr[c]) * static_cast<A>(xr[c]) * rstd[r];
   }
 }
 
@@ -97,15 +98,16 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     Tensor y, rstd;
     if (x.is_cpu()) {
       y = at::empty_like(x);
-      rstd = at::empty({rows}, x.options().dtype(at::kFloat));
+      rstd = at::empty({rows}, x.options().dtype(at::toOpMathType(x.scalar_type())));
       AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
         const auto* xp = x.const_data_ptr<scalar_t>();
         const auto* wp = w.const_data_ptr<scalar_t>();
         auto* yp = y.mutable_data_ptr<scalar_t>();
-        auto* rp = rstd.mutable_data_ptr<float>();
+        using A = at::opmath_type<scalar_t>;
+        auto* rp = rstd.mutable_data_ptr<A>();
         at::parallel_for(0, rows, 8, [&](int64_t from, int64_t to) {
           for (int64_t r = from; r < to; ++r) {
-            rms_forward_row(xp + r * size, wp, yp + r * size, rp + r, size, static_cast<float>(eps));
+            rms_forward_row(xp + r * size, wp, yp + r * size, rp + r, size, static_cast<A>(eps));
           }
         });
       });
@@ -126,8 +128,9 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const int64_t rows = size ? x.numel() / size : 0;
     Tensor dx, dw;
     if (x.is_cpu()) {
-      const auto* rp = rstd.const_data_ptr<float>();
       AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm_backward", [&] {
+        using A = at::opmath_type<scalar_t>;
+        const auto* rp = rstd.const_data_ptr<A>();
         const auto* gp = g.const_data_ptr<scalar_t>();
         const auto* xp = x.const_data_ptr<scalar_t>();
         const auto* wp = w.const_data_ptr<scalar_t>();
@@ -141,10 +144,10 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
           });
         }
         if (ctx->needs_input_grad(1)) {
-          Tensor wide = at::empty({size}, x.options().dtype(at::kFloat));
-          auto* wp32 = wide.mutable_data_ptr<float>();
+          Tensor wide = at::empty({size}, rstd.options());
+          auto* wide_p = wide.mutable_data_ptr<A>();
           at::parallel_for(0, size, 64, [&](int64_t from, int64_t to) {
-            rms_backward_weight(gp, xp, rp, wp32, rows, size, from, to);
+            rms_backward_weight(gp, xp, rp, wide_p, rows, size, from, to);
           });
           dw = wide.to(w.scalar_type());
         }
@@ -173,11 +176,12 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
 
 template <typename T>
 NEVA_CLONES void rotate_row(const T* x, const float* cos, const float* sin, float sign, T* y, int64_t half) {
+  using A = at::opmath_type<T>;
   for (int64_t i = 0; i < half; ++i) {
-    const float a = static_cast<float>(x[i]), b = static_cast<float>(x[half + i]);
-    const float s = sign * sin[i];
-    y[i] = static_cast<T>(a * cos[i] - b * s);
-    y[half + i] = static_cast<T>(b * cos[i] + a * s);
+    const A a = static_cast<A>(x[i]), b = static_cast<A>(x[half + i]);
+    const A c = cos[i], s = sign * sin[i];
+    y[i] = static_cast<T>(a * c - b * s);
+    y[half + i] = static_cast<T>(b * c + a * s);
   }
 }
 
