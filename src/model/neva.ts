@@ -30,13 +30,28 @@ export interface LabelledInput extends ModelInput {
   labelTargets: Int32Array;
 }
 
-/** What the first segment takes (nothing for text alone), and the segments that lead from it to the last one's output. */
+/** What the first segment takes (nothing for text alone), the segments from there to the hidden states asked for, the loss. */
 export interface Chain {
   input: Tensor[];
+  /** The last one gives the hidden states at the labelled positions, [M, C]. */
   segments: Segment[];
+  loss: LossHead;
   /** Which of the segments are the language model's blocks. */
   blocks: { first: number; count: number };
 }
+
+/** Norm, head and loss, in pieces: logits of all labelled positions at once may be the largest tensor of a step. */
+export interface LossHead {
+  /** M */
+  rows: number;
+  /** Labelled positions whose logits are made at a time. */
+  chunk: number;
+  /** Hidden states of labelled positions from … to−1 → the sum of their losses, a float32 scalar. */
+  segment(from: number, to: number): Segment;
+}
+
+/** Logits [chunk, V] hold at most this many values: 64 MiB in float32. */
+const CHUNK_VALUES = 2 ** 24;
 
 export interface Part {
   name: 'vision_encoder' | 'projector' | 'llm';
@@ -81,10 +96,9 @@ export class NevaModel {
     return this.parts.flatMap(({ parameters }) => parameters);
   }
 
-  /** From pixels and ids to the sum of the losses at the labelled positions (a float32 scalar). */
+  /** From pixels and ids to the sum of the losses at the labelled positions. */
   lossChain(input: LabelledInput): Chain {
-    const chain = this.#hiddenChain(input, input.labelRows);
-    return { ...chain, segments: [...chain.segments, this.#lossSegment(input)] };
+    return { ...this.#hiddenChain(input, input.labelRows), loss: this.#lossHead(input.labelTargets) };
   }
 
   /**
@@ -101,7 +115,12 @@ export class NevaModel {
   }
 
   /** Ends in the last block's output at `rows` only: [R, C]. */
-  #hiddenChain(input: ModelInput, rows: Int32Array, caches: BlockCache[] | null = null, start = 0): Chain {
+  #hiddenChain(
+    input: ModelInput,
+    rows: Int32Array,
+    caches: BlockCache[] | null = null,
+    start = 0,
+  ): Omit<Chain, 'loss'> {
     const engine = this.#engine;
     const tables = this.llm.rotary(start, start + input.length);
     const wanted = engine.tensor(rows, [rows.length]);
@@ -144,14 +163,19 @@ export class NevaModel {
     };
   }
 
-  /** Hidden states at the labelled positions [M, C] → the sum of their losses. */
-  #lossSegment({ labelTargets }: LabelledInput): Segment {
+  #lossHead(targets: Int32Array): LossHead {
     const engine = this.#engine;
-    const targets = engine.cast(engine.tensor(labelTargets, [labelTargets.length]), 'int64');
     return {
-      name: 'head and loss',
-      parameters: [this.llm.finalNorm, this.llm.head],
-      forward: ([hidden]) => [engine.crossEntropy(this.#logits(hidden!), targets)],
+      rows: targets.length,
+      chunk: Math.max(1, Math.floor(CHUNK_VALUES / this.llm.shape.vocabSize)),
+      segment: (from, to) => {
+        const wanted = engine.cast(engine.tensor(targets.slice(from, to), [to - from]), 'int64');
+        return {
+          name: 'head and loss',
+          parameters: [this.llm.finalNorm, this.llm.head],
+          forward: ([hidden]) => [engine.crossEntropy(this.#logits(hidden!), wanted)],
+        };
+      },
     };
   }
 

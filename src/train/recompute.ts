@@ -22,7 +22,10 @@ export interface Step {
 export const KEEP_ALL: Recompute = { granularity: null, method: 'uniform', layers: 1 };
 
 /** The chain's segments in the order of the walk, blocks joined or marked as asked. */
-export function planWalk({ segments, blocks }: Chain, { granularity, method, layers }: Recompute): Step[] {
+export function planWalk(
+  { segments, blocks }: Pick<Chain, 'segments' | 'blocks'>,
+  { granularity, method, layers }: Recompute,
+): Step[] {
   const plain = (segment: Segment): Step => ({ segment, again: false });
   if (granularity === null) return segments.map(plain);
   const before = segments.slice(0, blocks.first);

@@ -142,3 +142,29 @@ for (const o2 of [true, false]) {
     }
   });
 }
+
+test('the loss in chunks of any size is the loss, and so are its gradients', () => {
+  const grads = (chunk: number) => {
+    const model = tinyLlava(engine);
+    for (const parameter of model.parameters) parameter.trainable = true;
+    const loss = engine.scope(() => {
+      const chain = model.lossChain(input);
+      return forwardBackward(engine, { ...chain, loss: { ...chain.loss, chunk } }, 1 / labels);
+    });
+    const alone = engine.scope(() => {
+      const chain = model.lossChain(input);
+      return forwardOnly(engine, { ...chain, loss: { ...chain.loss, chunk } });
+    });
+    assert.ok(Math.abs(engine.item(alone) / engine.item(loss) - 1) < 1e-6);
+    return { loss: engine.item(loss), parameters: model.parameters };
+  };
+  const whole = grads(1000);
+  for (const chunk of [1, 4, 18]) {
+    const pieces = grads(chunk);
+    assert.ok(Math.abs(pieces.loss / whole.loss - 1) < 1e-6);
+    pieces.parameters.forEach(({ name, grad }, i) => {
+      if (reference.zero_gradients.includes(name)) return;
+      assertClose(engine.read(grad!), engine.read(whole.parameters[i]!.grad!), { relative: 1e-5 }, `${chunk}: ${name}`);
+    });
+  }
+});
