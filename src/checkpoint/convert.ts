@@ -9,8 +9,9 @@ import { tokenizerFiles } from './folder.ts';
 import { llamaConfig, visionConfig, writeConfig } from './hf_config.ts';
 import { type Layout, type Part, partOf, writeName } from './names.ts';
 import { openWhole } from './parts.ts';
+import { readTensor } from './pieces.ts';
 import { type TensorToWrite, writeSafetensors } from './safetensors.ts';
-import type { Weights } from './weights.ts';
+import { load, type Weights } from './weights.ts';
 
 export interface ConvertOptions {
   /** A Hugging Face folder or a checkpoint folder. */
@@ -118,8 +119,9 @@ function partTensors(
       dtype: dtype ?? entry.dtype,
       shape: entry.shape,
       data: () => {
-        const stored = engine.fromFile(entry.file, entry.offset, entry.shape, entry.dtype);
-        const cast = dtype && dtype !== entry.dtype ? engine.cast(stored, dtype) : stored;
+        if (!dtype || dtype === entry.dtype) return readTensor(entry);
+        const stored = load(engine, entry);
+        const cast = engine.cast(stored, dtype);
         const bytes = engine.bytes(cast);
         stored.dispose();
         cast.dispose();

@@ -4,23 +4,13 @@
  */
 
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { DType } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { besideName, syncFolder } from '../files.ts';
 import { duplicateKey } from './json.ts';
+import type { Piece } from './pieces.ts';
 
 /** Where one tensor lies: `offset` bytes from the start of `file`, `nbytes` long, contiguous and little-endian. */
 export interface TensorEntry {
@@ -30,6 +20,8 @@ export interface TensorEntry {
   shape: readonly number[];
   offset: number;
   nbytes: number;
+  /** Where it is no single run of bytes: what it is put together from. `file` and `offset` are then those of the first piece. */
+  pieces?: readonly Piece[];
 }
 
 export interface SafetensorsHeader {
@@ -206,46 +198,6 @@ function checkCoverage(entries: TensorEntry[], dataStart: number, dataBytes: num
 }
 
 /**
- * Reads the headers of a sharded model from its `*.safetensors.index.json`.
- * Shards are looked for beside the index only: a name with a folder in it is refused.
- */
-export function readShardIndex(indexFile: string): Map<string, TensorEntry> {
-  let index: unknown;
-  try {
-    index = JSON.parse(readFileSync(indexFile, 'utf8'));
-  } catch (error) {
-    throw mistake({ where: indexFile, problem: 'not valid JSON', found: (error as Error).message });
-  }
-  const map = (index as { weight_map?: unknown } | null)?.weight_map;
-  if (!isStringRecord(map))
-    throw mistake({ where: indexFile, problem: 'weight_map must map tensor names to file names' });
-  const shards = new Map<string, SafetensorsHeader>();
-  const entries = new Map<string, TensorEntry>();
-  for (const [name, shard] of Object.entries(map)) {
-    if (shard !== basename(shard) || shard === '..') {
-      throw mistake({ where: indexFile, problem: `shard ${JSON.stringify(shard)} lies outside the model's folder` });
-    }
-    const file = join(dirname(indexFile), shard);
-    if (!shards.has(shard)) {
-      if (!existsSync(file)) {
-        throw mistake({
-          where: file,
-          problem: 'a shard named in the index is missing',
-          fix: 'fetch the rest of the model',
-        });
-      }
-      shards.set(shard, readSafetensors(file));
-    }
-    const entry = shards.get(shard)!.entries.get(name);
-    if (entry === undefined) {
-      throw mistake({ where: file, problem: `tensor ${name} is not here, although ${basename(indexFile)} says so` });
-    }
-    entries.set(name, entry);
-  }
-  return entries;
-}
-
-/**
  * Writes a file one tensor at a time: beside, synced, renamed. Returns its size and SHA-256.
  * Wide types come first, whatever the order given, so that every tensor is aligned to its own element size.
  */
@@ -299,7 +251,7 @@ export function writeSafetensors(
   return { bytes: 8 + text.length + position, sha256: digest.digest('hex') };
 }
 
-function isStringRecord(value: unknown): value is Record<string, string> {
+export function isStringRecord(value: unknown): value is Record<string, string> {
   return (
     typeof value === 'object' &&
     value !== null &&

@@ -1,12 +1,14 @@
 /** Weights on disk under neva's own names, whatever layout the files have; values stay on disk until they are loaded. */
 import { existsSync, statSync } from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
-import type { DType, Engine } from '../engine/engine.ts';
+import { dirname, join, resolve } from 'node:path';
+import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import type { WeightSource } from '../model/parameters.ts';
 import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
 import { type Part, partOf, readName } from './names.ts';
-import { readSafetensors, readShardIndex, type TensorEntry } from './safetensors.ts';
+import { readTensor, widen } from './pieces.ts';
+import { fileEntries, folderEntries } from './raw.ts';
+import type { TensorEntry } from './safetensors.ts';
 
 export interface Weights {
   /** The folder or file that was opened, absolute. */
@@ -22,10 +24,7 @@ export interface Weights {
   readonly tokenizerFolder: string | null;
 }
 
-const INDEX = 'model.safetensors.index.json';
-const SINGLE = 'model.safetensors';
-
-/** Opens a Hugging Face folder, one of neva's checkpoint folders, or a single .safetensors file. */
+/** Opens a Hugging Face folder, one of neva's checkpoint folders, or a single file of safetensors or torch.save. */
 export function openWeights(path: string): Weights {
   const absolute = resolve(path);
   const info = statSync(absolute, { throwIfNoEntry: false });
@@ -55,27 +54,6 @@ export function openWeights(path: string): Weights {
   };
 }
 
-function folderEntries(folder: string): Map<string, TensorEntry> {
-  if (existsSync(join(folder, INDEX))) return readShardIndex(join(folder, INDEX));
-  if (existsSync(join(folder, SINGLE))) return readSafetensors(join(folder, SINGLE)).entries;
-  throw mistake({
-    where: folder,
-    problem: 'no weights in this folder',
-    expected: `${SINGLE} or ${INDEX}`,
-    fix: 'name the folder of a model, or convert its weights to safetensors',
-  });
-}
-
-function fileEntries(file: string): Map<string, TensorEntry> {
-  if (file.endsWith('.safetensors')) return readSafetensors(file).entries;
-  throw mistake({
-    where: file,
-    problem: 'not a file of weights that neva reads',
-    expected: '*.safetensors',
-    found: basename(file),
-  });
-}
-
 function partSource(
   engine: Engine,
   path: string,
@@ -88,12 +66,19 @@ function partSource(
     names: [...entries.keys()].filter((name) => partOf(name) === part),
     shapeOf: (name) => entries.get(name)?.shape ?? null,
     load: (name) => {
-      const { file, offset, shape, dtype } = entries.get(name)!;
-      const stored = engine.fromFile(file, offset, shape, dtype);
+      const stored = load(engine, entries.get(name)!);
+      const { dtype } = stored;
       if (dtype === wanted) return stored;
       const cast = engine.cast(stored, wanted);
       stored.dispose();
       return cast;
     },
   };
+}
+
+/** A tensor as it is stored: mapped where it is one run of a file, put together in memory elsewhere. */
+export function load(engine: Engine, entry: TensorEntry): Tensor {
+  const { file, offset, shape, dtype } = entry;
+  if (!entry.pieces) return engine.fromFile(file, offset, shape, dtype);
+  return engine.tensor(widen(readTensor(entry), dtype), shape, dtype);
 }

@@ -6,12 +6,8 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import fc from 'fast-check';
 import { duplicateKey } from '../../src/checkpoint/json.ts';
-import {
-  readSafetensors,
-  readShardIndex,
-  type TensorToWrite,
-  writeSafetensors,
-} from '../../src/checkpoint/safetensors.ts';
+import { readSafetensors, type TensorToWrite, writeSafetensors } from '../../src/checkpoint/safetensors.ts';
+import { readShardIndex } from '../../src/checkpoint/shard_index.ts';
 import { isUserError } from '../../src/errors.ts';
 import { packageRoot } from '../../src/root.ts';
 

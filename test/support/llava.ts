@@ -1,6 +1,7 @@
 /** The tiny LLaVA of test/fixtures/llava, opened the way neva opens models. */
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import type { DType, Engine } from '../../src/engine/engine.ts';
+import type { DecodeOptions, EncodedPrompt } from '../../src/generate/decode.ts';
 import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
 import type { NevaShape } from '../../src/model/shapes.ts';
 import { fixture, readJson, tensorFile } from './fixtures.ts';
@@ -35,5 +36,29 @@ export function referenceInput(engine: Engine): LabelledInput {
     imageRows: ints('image_rows'),
     labelRows: ints('label_rows'),
     labelTargets: ints('label_targets'),
+  };
+}
+
+export const greedy: DecodeOptions = {
+  greedy: true,
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  repetitionPenalty: 1,
+  maxTokens: reference.generation.tokens.length,
+  minTokens: 0,
+  endId: -1,
+  draw: () => 0,
+};
+
+/** The prompt whose continuation by transformers is `reference.generation.tokens`. */
+export function referencePrompt(engine: Engine): EncodedPrompt {
+  const { prompt, image } = reference.generation as { prompt: number[]; image: number };
+  const pixels = Float32Array.from(tensorFile(engine, 'llava/reference.safetensors').values('pixel_values'));
+  const size = 3 * 28 * 28;
+  return {
+    ids: Int32Array.from(prompt, (id) => (id === reference.image_token ? 0 : id)),
+    imageStarts: [prompt.indexOf(reference.image_token)],
+    pictures: [pixels.slice(image * size, (image + 1) * size)],
   };
 }

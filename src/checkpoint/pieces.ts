@@ -1,0 +1,183 @@
+/**
+ * Tensors that are no single run of bytes in a file: strided, compressed, or put together from parts of others (NeMo's fused
+ * and sharded weights). A view is what a strided torch tensor is, over a file; a piece says where a view's elements go.
+ */
+
+import type { DType } from '../engine/engine.ts';
+import { mistake } from '../errors.ts';
+import { byteLength, bytesPerElement, type TensorEntry } from './safetensors.ts';
+import { type Region, readRegion } from './zip.ts';
+
+/** Elements of a region: `start` and `strides` count elements. */
+export interface View {
+  region: Region;
+  dtype: DType;
+  start: number;
+  shape: readonly number[];
+  strides: readonly number[];
+}
+
+/** Where a view goes: element `start` and `strides` of the result, for each of the view's dimensions. */
+export interface Piece {
+  view: View;
+  start: number;
+  strides: readonly number[];
+}
+
+/** Strides of a contiguous tensor, in elements. */
+export function contiguousStrides(shape: readonly number[]): number[] {
+  const strides = shape.map(() => 1);
+  for (let d = shape.length - 2; d >= 0; d--) strides[d] = strides[d + 1]! * shape[d + 1]!;
+  return strides;
+}
+
+export const viewOf = ({ file, offset, nbytes, dtype, shape }: TensorEntry): View => ({
+  region: { file, offset, nbytes },
+  dtype,
+  start: 0,
+  shape,
+  strides: contiguousStrides(shape),
+});
+
+/** `size` elements of dimension `dim` from `start` on. */
+export function narrow(view: View, dim: number, start: number, size: number): View {
+  return {
+    ...view,
+    start: view.start + start * view.strides[dim]!,
+    shape: view.shape.map((s, d) => (d === dim ? size : s)),
+  };
+}
+
+/** Dimension `dim` as several, whose product it is. */
+export function unflatten(view: View, dim: number, sizes: readonly number[]): View {
+  const steps = contiguousStrides(sizes).map((stride) => stride * view.strides[dim]!);
+  return { ...view, shape: view.shape.toSpliced(dim, 1, ...sizes), strides: view.strides.toSpliced(dim, 1, ...steps) };
+}
+
+/** [B, A, …] of [A, B, …]. */
+export function exchanged(view: View, a: number, b: number): View {
+  const swap = (list: readonly number[]) => list.map((_, d) => list[d === a ? b : d === b ? a : d]!);
+  return { ...view, shape: swap(view.shape), strides: swap(view.strides) };
+}
+
+export function isContiguous({ shape, strides }: View): boolean {
+  const expected = contiguousStrides(shape);
+  return shape.includes(0) || shape.every((size, d) => size === 1 || strides[d] === expected[d]);
+}
+
+/**
+ * A tensor of `shape` made of views. `block` is the shape in which they are placed, of the same number of elements; what no
+ * view covers is zero. A single contiguous, uncompressed view that is all of it stays a run of its file, and is mapped.
+ */
+export function assemble(
+  name: string,
+  shape: readonly number[],
+  block: readonly number[],
+  placed: readonly { view: View; at: readonly number[] }[],
+): TensorEntry {
+  const [first] = placed;
+  if (!first) throw new Error(`${name} is made of nothing`);
+  const { dtype, region, start } = first.view;
+  const unit = bytesPerElement(dtype);
+  const entry = { name, file: region.file, dtype, shape, offset: region.offset, nbytes: byteLength(shape, dtype) };
+  const whole = placed.length === 1 && first.view.shape.join() === block.join();
+  if (whole && isContiguous(first.view) && region.deflated === undefined) {
+    return { ...entry, offset: region.offset + start * unit };
+  }
+  const strides = contiguousStrides(block);
+  const pieces = placed.map(({ view, at }) => {
+    if (view.dtype !== dtype) {
+      throw mistake({ where: name, problem: 'its parts have different types', expected: dtype, found: view.dtype });
+    }
+    return { view, start: at.reduce((sum, index, d) => sum + index * strides[d]!, 0), strides };
+  });
+  return { ...entry, pieces };
+}
+
+/** The view of any entry, when it can be one: what is put together from several has none. */
+export function entryView(entry: TensorEntry): View | null {
+  if (!entry.pieces) return viewOf(entry);
+  const [piece] = entry.pieces;
+  return entry.pieces.length === 1 && piece!.view.shape.join() === entry.shape.join() ? piece!.view : null;
+}
+
+/** A tensor's bytes, contiguous and little-endian. Memory: the tensor, and the largest region that must be inflated or sorted. */
+export function readTensor(entry: TensorEntry): Uint8Array {
+  const { file, offset, nbytes } = entry;
+  if (!entry.pieces) return readRegion({ file, offset, nbytes }, file, Number.POSITIVE_INFINITY);
+  const target = new Uint8Array(nbytes);
+  for (const piece of entry.pieces) copyPiece(piece, target);
+  return target;
+}
+
+/** The bytes of a file that a view touches; of a compressed region, the compressed ones. */
+export function touched({ region, dtype, shape, strides, start }: View): Region {
+  if (region.deflated !== undefined) return { ...region, nbytes: region.deflated };
+  if (shape.includes(0)) return { ...region, nbytes: 0 };
+  const unit = bytesPerElement(dtype);
+  const count = shape.reduce((sum, size, d) => sum + (size - 1) * strides[d]!, 1);
+  return { ...region, offset: region.offset + start * unit, nbytes: count * unit };
+}
+
+function copyPiece({ view, start, strides }: Piece, target: Uint8Array): void {
+  if (view.shape.includes(0)) return;
+  const unit = bytesPerElement(view.dtype);
+  const { region } = view;
+  const read = (part: Region) => readRegion(part, region.file, Number.POSITIVE_INFINITY);
+  const source = region.deflated === undefined ? read(touched(view)) : read(region).subarray(view.start * unit);
+  // Trailing dimensions that are runs on both sides are copied as one.
+  let dims = view.shape.length;
+  let run = 1;
+  while (dims > 0 && (view.shape[dims - 1] === 1 || (view.strides[dims - 1] === run && strides[dims - 1] === run))) {
+    run *= view.shape[--dims]!;
+  }
+  const bytes = run * unit;
+  const walk = (d: number, from: number, to: number): void => {
+    if (d === dims) {
+      if (bytes > 16) target.set(source.subarray(from, from + bytes), to);
+      else for (let i = 0; i < bytes; i++) target[to + i] = source[from + i]!;
+      return;
+    }
+    const [count, step, stride] = [view.shape[d]!, view.strides[d]! * unit, strides[d]! * unit];
+    for (let i = 0; i < count; i++) walk(d + 1, from + i * step, to + i * stride);
+  };
+  walk(0, 0, start * unit);
+}
+
+/** A tensor's bytes as float32 values, exact for 16-bit types: for engines that take numbers and not bytes. */
+export function widen(
+  bytes: Uint8Array,
+  dtype: DType,
+): Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array {
+  const { buffer } = bytes.byteOffset % 8 === 0 ? bytes : bytes.slice();
+  const [offset, length] = [bytes.byteOffset % 8 === 0 ? bytes.byteOffset : 0, bytes.length / bytesPerElement(dtype)];
+  switch (dtype) {
+    case 'float32':
+      return new Float32Array(buffer, offset, length);
+    case 'float64':
+      return new Float64Array(buffer, offset, length);
+    case 'int32':
+      return new Int32Array(buffer, offset, length);
+    case 'int64':
+      return new BigInt64Array(buffer, offset, length);
+    case 'uint8':
+    case 'bool':
+      return new Uint8Array(buffer, offset, length);
+    case 'bfloat16': {
+      const bits = new Uint32Array(length);
+      const halves = new Uint16Array(buffer, offset, length);
+      for (let i = 0; i < length; i++) bits[i] = halves[i]! << 16;
+      return new Float32Array(bits.buffer);
+    }
+    case 'float16':
+      return new Float32Array(new Uint16Array(buffer, offset, length)).map((bits) => halfToFloat(bits));
+  }
+}
+
+function halfToFloat(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
