@@ -1,6 +1,7 @@
 // Everything that JavaScript can call, in one table.
 #include "addon.h"
 #include "autograd.h"
+#include "distributed.h"
 #include "memory.h"
 #include "operators.h"
 #include "runtime.h"
@@ -39,6 +40,18 @@ static const Export kExports[] = {
     {"manualSeed", entry<manual_seed>},
     {"rngState", entry<rng_state>},
     {"setRngState", entry<set_rng_state>},
+    // distributed.cpp
+    {"openGroup", entry<open_group>},
+    {"closeGroup", entry<close_group>},
+    {"allReduce", entry<all_reduce>},
+    {"broadcast", entry<broadcast>},
+    {"allGather", entry<all_gather>},
+    {"reduceScatter", entry<reduce_scatter>},
+    {"send", entry<send>},
+    {"receive", entry<receive>},
+    {"barrier", entry<barrier>},
+    {"workDone", entry<work_done>},
+    {"waitWork", entry<wait_work>},
     // memory.cpp
     {"memory", entry<memory>},
     {"resetPeakMemory", entry<reset_peak_memory>},

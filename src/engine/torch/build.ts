@@ -94,6 +94,8 @@ function planBuild({ libtorch, nativeDir, buildDir, env = process.env }: BuildOp
     ...(mac ? [] : ['-fopenmp']),
     ...(mac ? [] : [`-D_GLIBCXX_USE_CXX11_ABI=${libtorch.cxx11Abi ? 1 : 0}`]),
     ...(libtorch.cuda ? ['-DNEVA_CUDA=1'] : []),
+    // For torch's headers, which include Gloo's (native/gloo).
+    `-I${native}`,
     // -isystem: the warnings of torch's headers are not ours.
     ...[...libtorch.includeDirs, nodeHeaders].flatMap((folder) => ['-isystem', folder]),
   ];

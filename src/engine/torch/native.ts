@@ -37,6 +37,30 @@ export interface Native {
   manualSeed(seed: number): void;
   rngState(): ArrayBuffer;
   setRngState(state: Uint8Array): void;
+
+  // Process groups; see native/distributed.h. A `Work` number is spent by `waitWork`.
+  openGroup(
+    host: string,
+    port: number,
+    rank: number,
+    size: number,
+    timeoutMs: number,
+    server: boolean,
+    prefix: string,
+    address: string,
+    networkInterface: string,
+  ): number;
+  closeGroup(group: number): void;
+  allReduce(group: number, tensors: Handle[]): number;
+  broadcast(group: number, tensor: Handle, root: number): number;
+  allGather(group: number, input: Handle, output: Handle): number;
+  reduceScatter(group: number, input: Handle, output: Handle): number;
+  send(group: number, tensor: Handle, rank: number, tag: number): number;
+  receive(group: number, tensor: Handle, rank: number, tag: number): number;
+  barrier(group: number): number;
+  workDone(work: number): boolean;
+  waitWork(work: number): void;
+
   memory(): { bytes: number; peakBytes: number; cachedBytes: number };
   resetPeakMemory(): void;
 }
