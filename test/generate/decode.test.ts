@@ -1,41 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type DecodeOptions, decode } from '../../src/generate/decode.ts';
+import { decode } from '../../src/generate/decode.ts';
 import { chooseToken, uniformDraws } from '../../src/generate/sample.ts';
-import { tensorFile } from '../support/fixtures.ts';
-import { reference, tinyLlava } from '../support/llava.ts';
+import { greedy, reference, referencePrompt, tinyLlava } from '../support/llava.ts';
 import { torchEngine } from '../support/torch.ts';
 
 const engine = torchEngine();
 const model = tinyLlava(engine);
-const {
-  prompt,
-  image,
-  tokens: expected,
-} = reference.generation as { prompt: number[]; image: number; tokens: number[] };
-
-const greedy: DecodeOptions = {
-  greedy: true,
-  temperature: 1,
-  topK: 0,
-  topP: 1,
-  repetitionPenalty: 1,
-  maxTokens: expected.length,
-  minTokens: 0,
-  endId: -1,
-  draw: () => 0,
-};
-
-function encoded() {
-  const pixels = Float32Array.from(tensorFile(engine, 'llava/reference.safetensors').values('pixel_values'));
-  const size = 3 * 28 * 28;
-  const start = prompt.indexOf(reference.image_token);
-  return {
-    ids: Int32Array.from(prompt, (id) => (id === reference.image_token ? 0 : id)),
-    imageStarts: [start],
-    pictures: [pixels.slice(image * size, (image + 1) * size)],
-  };
-}
+const expected = reference.generation.tokens as number[];
+const encoded = () => referencePrompt(engine);
 
 test('greedy tokens are those of transformers', () => {
   const live = engine.memory().tensors;

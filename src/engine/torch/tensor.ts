@@ -1,5 +1,6 @@
-/** Handles with a shape, and the scopes that free them. */
+/** Handles with a shape. */
 import type { DType, Held, Tensor } from '../engine.ts';
+import { Scopes } from '../scopes.ts';
 import { type Handle, native } from './native.ts';
 
 export class TorchTensor implements Tensor {
@@ -9,7 +10,7 @@ export class TorchTensor implements Tensor {
 
   constructor(handle: Handle) {
     this.#handle = handle;
-    scopes.at(-1)?.add(this);
+    scopes.add(this);
   }
 
   /** −1 once disposed: the addon refuses it. */
@@ -41,37 +42,14 @@ export class TorchTensor implements Tensor {
   }
 }
 
-const scopes: Set<TorchTensor>[] = [];
-
-function collect(held: Held | void, into: Set<Tensor>): void {
-  if (held instanceof TorchTensor) into.add(held);
-  else if (Array.isArray(held)) for (const item of held) collect(item, into);
-  else if (held !== null && typeof held === 'object') for (const item of Object.values(held)) collect(item, into);
-}
+const scopes = new Scopes<TorchTensor>((held): held is TorchTensor => held instanceof TorchTensor);
 
 /** See `Engine.scope`. */
-export function scope<R extends Held | void>(body: () => R): R {
-  const mine = new Set<TorchTensor>();
-  scopes.push(mine);
-  let result: R | undefined;
-  try {
-    result = body();
-    return result;
-  } finally {
-    scopes.pop();
-    const kept = new Set<Tensor>();
-    collect(result, kept);
-    const outer = scopes.at(-1);
-    for (const tensor of mine) {
-      if (kept.has(tensor)) outer?.add(tensor);
-      else tensor.dispose();
-    }
-  }
-}
+export const scope = <R extends Held | void>(body: () => R): R => scopes.scope(body);
 
 /** See `Engine.keep`. */
 export function keep<T extends Tensor>(tensor: T): T {
-  for (const made of scopes) made.delete(tensor as unknown as TorchTensor);
+  scopes.keep(tensor as unknown as TorchTensor);
   return tensor;
 }
 
