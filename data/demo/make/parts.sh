@@ -27,10 +27,10 @@ shape=(
 )
 npx neva finetune "${common[@]}" "${shape[@]}" exp_manager.name=captions \
   data.data_path="$work/world/pretrain.json" model.data.conv_template=plain \
-  trainer.max_steps=2000 model.optim.lr=2e-3 model.optim.sched.warmup_steps=50 model.optim.sched.min_lr=2e-4
+  trainer.max_steps=4000 model.optim.lr=2e-3 model.optim.sched.warmup_steps=50 model.optim.sched.min_lr=2e-4
 npx neva finetune "${common[@]}" model.restore_from_path="$work/runs/captions" exp_manager.name=questions \
   data.data_path="$work/world/finetune.json" model.data.conv_template=v1 \
-  trainer.max_steps=2000 model.optim.lr=1.5e-3 model.optim.sched.warmup_steps=50 model.optim.sched.min_lr=1e-5
+  trainer.max_steps=1500 model.optim.lr=1e-3 model.optim.sched.warmup_steps=50 model.optim.sched.min_lr=1e-5
 
 for part in llm vision; do
   rm -rf "$work/$part"

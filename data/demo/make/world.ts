@@ -31,10 +31,9 @@ export const RGB: Record<Color, Rgb> = {
   orange: [246, 132, 16],
 };
 export const BACKGROUNDS: readonly Rgb[] = [
-  [250, 250, 250],
-  [216, 216, 216],
-  [72, 72, 72],
-  [20, 20, 20],
+  [252, 252, 252],
+  [238, 238, 238],
+  [222, 222, 222],
 ];
 
 export interface Thing {
@@ -105,9 +104,9 @@ function anyScene(random: Random): Scene {
   const shapes = random.chance(0.5) ? random.shuffled(SHAPES).slice(0, 1 + random.below(2)) : SHAPES;
   const colors = random.chance(0.5) ? random.shuffled(COLORS).slice(0, 1 + random.below(2)) : COLORS;
   const things = quadrants.map((quadrant): Thing => {
-    const radius = 5.5 + random.below(6) / 4;
-    // A quarter pixel of ground stays around the shape, inside its cell.
-    const room = Math.floor((CELL / 2 - 0.25 - radius) * 4);
+    const radius = 6.25 + random.below(4) / 4;
+    // A quarter pixel of ground stays around the shape, inside its cell; half a pixel of jitter where there is room.
+    const room = Math.min(2, Math.floor((CELL / 2 - 0.25 - radius) * 4));
     return {
       shape: random.pick(shapes),
       color: random.pick(colors),
