@@ -36,12 +36,11 @@ export function define(command: Command): void {
 }
 
 async function convertCheckpoint({ from, to, out, part, dtype }: Flags): Promise<void> {
-  const { ensureAddon } = await import('../engine/torch/build.ts');
-  await ensureAddon((line) => console.error(line));
-  const { openEngine } = await import('../engine/open.ts');
+  const { chooseEngine, openEngine } = await import('../engine/open.ts');
   const { convert } = await import('../checkpoint/convert.ts');
   const { modelFolder } = await import('../train/assemble.ts');
-  const engine = openEngine({ engine: 'torch', accelerator: 'cpu', num_threads: null });
+  const choice = { engine: 'auto', tfjs_backend: 'cpu', accelerator: 'cpu', num_threads: null };
+  const engine = await openEngine(await chooseEngine(choice, (line) => console.error(line)));
   const options = { from: modelFolder(from), to, out, part, dtype: dtype ? DTYPES[dtype]! : null };
   const { tensors, bytes } = convert(engine, options);
   console.log(`${out}: ${tensors} tensors, ${(bytes / 1e6).toFixed(1)} MB`);

@@ -19,10 +19,10 @@ export function define(command: Command): void {
   ).action(async (overrides: string[], flags: ConfigFlags & GenerateFlags) => {
     const config = await composeOrShow('neva_inference', overrides, flags);
     if (!config) return;
-    const { ensureAddon } = await import('../engine/torch/build.ts');
-    if (config.trainer.engine !== 'tfjs') await ensureAddon((line) => console.error(line));
+    const { chooseEngine } = await import('../engine/open.ts');
+    const trainer = await chooseEngine(config.trainer, (line) => console.error(line));
     const { generate } = await import('../generate/run.ts');
-    await generate(config, {
+    await generate({ ...config, trainer }, {
       model: flags.model ?? null,
       images: flags.image,
       prompt: flags.prompt ?? null,

@@ -8,6 +8,7 @@ import type { RunFolder } from '../report/run_folder.ts';
 import { packageRoot } from '../root.ts';
 import { faultIsIn } from './fault.ts';
 import { addConfigFlags, type ConfigFlags, composeOrShow } from './hydra.ts';
+import { isDemo, reduceDemo } from './reduced.ts';
 import { onStopSignals, STOPPED } from './stop.ts';
 
 export type Stage = 'pretrain' | 'finetune';
@@ -24,10 +25,11 @@ export const stageVerb = (stage: Stage) => ({
   },
 });
 
-async function trainStage(stage: Stage, config: NevaConfig, overrides: readonly string[]): Promise<void> {
-  say(introduction(stage, config));
-  const { ensureAddon } = await import('../engine/torch/build.ts');
-  if (config.trainer.engine !== 'tfjs') await ensureAddon(say);
+async function trainStage(stage: Stage, asked: NevaConfig, overrides: readonly string[]): Promise<void> {
+  say(introduction(stage, asked));
+  const { chooseEngine } = await import('../engine/open.ts');
+  const trainer = await chooseEngine(asked.trainer, say);
+  const config = reduceDemo({ ...asked, trainer }, overrides, say);
 
   const folders = await import('../report/run_folder.ts');
   const run = folders.openRunFolder(folderOptions(config));
@@ -64,8 +66,7 @@ function introduction(stage: Stage, config: NevaConfig): string {
     stage === 'pretrain' ? 'pretrain (the projector learns)' : 'finetune (projector and language model learn)';
   const data = config.model.data.data_path;
   if (typeof data !== 'string') return `neva ${what}`;
-  const demo = join(packageRoot, 'data', 'demo');
-  if (!resolve(data).startsWith(demo)) return `neva ${what} on ${data}`;
+  if (!isDemo(config)) return `neva ${what} on ${data}`;
   return `neva ${what} on the bundled demo, ${relative(packageRoot, resolve(data))}; your own: model.data.data_path=… model.data.image_folder=…`;
 }
 

@@ -1,18 +1,53 @@
-/** Chooses and opens the engine that a configuration asks for. */
-import { UserError } from '../errors.ts';
+/** Chooses and opens the engine that a configuration asks for. Neither library is loaded before it is chosen. */
+import { isUserError, mistake, UserError } from '../errors.ts';
 import type { Engine } from './engine.ts';
-import { TorchEngine } from './torch/engine.ts';
-import { loadNative } from './torch/native.ts';
 
+/** The keys of `trainer` that say what computes. */
 export interface EngineChoice {
   engine: string;
+  tfjs_backend: string;
   accelerator: string;
   num_threads: number | null;
 }
 
-/** trainer.engine, trainer.accelerator and trainer.num_threads. Asking for what is not there is a user error. */
-export function openEngine({ engine, accelerator, num_threads: threads }: EngineChoice): Engine {
-  if (engine === 'tfjs') throw new UserError('trainer.engine=tfjs: not built yet; set trainer.engine=torch');
+/**
+ * trainer.engine and trainer.tfjs_backend as they come out on this machine, with LibTorch found or fetched and the addon
+ * built if it is torch. `auto` takes torch, and TensorFlow.js where LibTorch cannot be had; whenever it is TensorFlow.js, one
+ * line says with which backend, and what would be faster.
+ */
+export async function chooseEngine<Choice extends EngineChoice>(
+  choice: Choice,
+  say: (line: string) => void,
+): Promise<Choice> {
+  const torch = choice.engine === 'tfjs' ? 'LibTorch (trainer.engine=torch)' : await torchOrReason(choice, say);
+  if (torch === null) return { ...choice, engine: 'torch' };
+  const { chooseBackend, DESCRIPTIONS } = await import('./tfjs/backends.ts');
+  const backend = chooseBackend(choice.tfjs_backend, choice.accelerator);
+  const faster = backend === 'cpu' ? `tfjs-node (docs/engines.md), and more so ${torch}` : torch;
+  say(`Computing with TensorFlow.js: ${DESCRIPTIONS[backend]}. Faster: ${faster}`);
+  return { ...choice, engine: 'tfjs', tfjs_backend: backend };
+}
+
+/** Null when LibTorch is ready; else what keeps it from being used. Where torch was asked for by name, that is thrown. */
+async function torchOrReason({ engine }: EngineChoice, say: (line: string) => void): Promise<string | null> {
+  const { ensureAddon } = await import('./torch/build.ts');
+  try {
+    await ensureAddon(say);
+    return null;
+  } catch (error) {
+    if (engine !== 'auto' || !isUserError(error)) throw error;
+    return `LibTorch, once this is mended — ${error.message.split('\n')[0]} (npx neva doctor says more)`;
+  }
+}
+
+/** Opens the engine; asking for what is not there is a user error. `auto` is for `chooseEngine` to decide. */
+export async function openEngine(choice: EngineChoice): Promise<Engine> {
+  return choice.engine === 'tfjs' ? openTfjs(choice) : openTorch(choice);
+}
+
+async function openTorch({ accelerator, num_threads: threads }: EngineChoice): Promise<Engine> {
+  const { loadNative } = await import('./torch/native.ts');
+  const { TorchEngine } = await import('./torch/engine.ts');
   const { cuda, torch } = loadNative().versions();
   if (accelerator === 'gpu' && !cuda) {
     throw new UserError(
@@ -20,4 +55,18 @@ export function openEngine({ engine, accelerator, num_threads: threads }: Engine
     );
   }
   return new TorchEngine({ device: cuda && accelerator !== 'cpu' ? 'cuda:0' : 'cpu', threads });
+}
+
+async function openTfjs({ tfjs_backend: asked, accelerator, num_threads: threads }: EngineChoice): Promise<Engine> {
+  const { chooseBackend, loadBackend } = await import('./tfjs/backends.ts');
+  const { TfjsEngine } = await import('./tfjs/engine.ts');
+  const name = chooseBackend(asked, accelerator);
+  if (accelerator === 'gpu' && name !== 'node-gpu') {
+    throw mistake({
+      where: `trainer.accelerator=gpu, trainer.tfjs_backend=${asked}`,
+      problem: 'this backend computes on the CPU',
+      fix: 'set trainer.tfjs_backend=node-gpu, or trainer.accelerator=cpu',
+    });
+  }
+  return new TfjsEngine(await loadBackend(name, threads));
 }

@@ -48,7 +48,7 @@ export async function generate(config: NevaConfig, request: GenerateRequest): Pr
       fix: '--prompt TEXT, or inference.prompt_file=FILE.jsonl',
     });
   }
-  const engine = openEngine(config.trainer);
+  const engine = await openEngine(config.trainer);
   const { conv_template, template_compat } = config.model.data;
   const model = loadModel(engine, {
     path,

@@ -38,7 +38,7 @@ export async function train(
   report: Report,
 ): Promise<TrainResult> {
   refuseUnsupported(config);
-  const engine = openEngine(config.trainer);
+  const engine = await openEngine(config.trainer);
   const assembled = assemble(engine, config);
   const { model, tokenizerFolder, visionFolder } = assembled;
   const data = dataOptions(config, { vision: model.shape.vision, tokenizerFolder, visionFolder });

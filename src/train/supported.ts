@@ -3,7 +3,10 @@ import type { NevaConfig } from '../config/index.ts';
 import { UserError } from '../errors.ts';
 
 export function refuseUnsupported({ trainer, model }: NevaConfig): void {
-  const parallel = 'several ranks are not built yet';
+  const parallel =
+    trainer.engine === 'tfjs'
+      ? 'the tfjs engine is one process on one device; with trainer.engine=torch, several ranks are not built yet'
+      : 'several ranks are not built yet';
   const problems: [boolean, string][] = [
     [
       trainer.precision === '16',
@@ -22,6 +25,14 @@ export function refuseUnsupported({ trainer, model }: NevaConfig): void {
     [
       !['fused_adam', 'adamw', 'distributed_fused_adam'].includes(model.optim.name),
       `model.optim.name=${model.optim.name}: only AdamW is built yet; set model.optim.name=fused_adam`,
+    ],
+    [
+      trainer.engine === 'tfjs' && trainer.precision !== '32',
+      `trainer.precision=${trainer.precision}: the tfjs engine computes in float32; set trainer.precision=32, or trainer.engine=torch`,
+    ],
+    [
+      trainer.engine === 'tfjs' && trainer.num_threads !== null && trainer.tfjs_backend === 'cpu',
+      `trainer.num_threads=${trainer.num_threads}: plain JavaScript computes on one core; leave it out, or set trainer.engine=torch`,
     ],
     [model.data.packed_sequence, 'model.data.packed_sequence: packing is not built yet; set it to false'],
     [model.mm_cfg.llm.model_type === 'nvgpt', 'model.mm_cfg.llm.model_type=nvgpt: only LLaMA is built yet'],

@@ -7,6 +7,11 @@ export const trainer = section('Machine, precision and length of the run', {
     'auto',
     'Library that computes: LibTorch, or TensorFlow.js where LibTorch is absent',
   ),
+  tfjs_backend: choice(
+    ['auto', 'node-gpu', 'node', 'cpu'],
+    'auto',
+    'What TensorFlow.js computes with: tfjs-node-gpu or tfjs-node where installed, or plain JavaScript (cpu)',
+  ),
   accelerator: choice(['auto', 'gpu', 'cpu'], 'auto', 'Device to compute on; auto takes a GPU where there is one', {
     synonyms: { cuda: 'gpu' },
   }),

@@ -14,13 +14,12 @@ export interface Backend {
   name: BackendName;
   /** As `Engine.device`. */
   device: string;
-  /** For people: package and what it computes with. */
-  description: string;
 }
 
 const PACKAGES = { 'node-gpu': '@tensorflow/tfjs-node-gpu', node: '@tensorflow/tfjs-node' } as const;
 
-const DESCRIPTIONS: { readonly [name in BackendName]: string } = {
+/** For people. */
+export const DESCRIPTIONS: { readonly [name in BackendName]: string } = {
   'node-gpu': 'tfjs-node-gpu (TensorFlow with CUDA)',
   node: 'tfjs-node (TensorFlow on the CPU)',
   cpu: 'plain JavaScript, one core',
@@ -52,14 +51,18 @@ export function chooseBackend(asked: string, accelerator: string): BackendName {
   return installedAt('node') ? 'node' : 'cpu';
 }
 
-/** Makes a backend core's current one. Throws a user error when it is not installed or does not load. */
-export async function loadBackend(name: BackendName): Promise<Backend> {
+/**
+ * Makes a backend core's current one. Throws a user error when it is not installed or does not load.
+ * @param threads inside an operator of TensorFlow, which reads it once when it starts; null leaves it the choice
+ */
+export async function loadBackend(name: BackendName, threads: number | null = null): Promise<Backend> {
+  if (threads !== null) process.env.TF_NUM_INTRAOP_THREADS = String(threads);
   tf.env().set('PROD', true); // or the JavaScript backend advertises tfjs-node on every start
   if (name === 'cpu') await import('@tensorflow/tfjs-backend-cpu');
   else loadPackage(name);
   await tf.setBackend(name === 'cpu' ? 'cpu' : 'tensorflow');
   await tf.ready();
-  return { name, device: name === 'node-gpu' ? 'cuda:0' : 'cpu', description: DESCRIPTIONS[name] };
+  return { name, device: name === 'node-gpu' ? 'cuda:0' : 'cpu' };
 }
 
 function loadPackage(name: 'node-gpu' | 'node'): void {
