@@ -15,3 +15,7 @@ function findPackageRoot(): string {
 
 /** The folder that holds neva's own package.json, conf/, native/ and data/: the same from any compiled copy. */
 export const packageRoot: string = findPackageRoot();
+
+export function packageVersion(): string {
+  return (JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version;
+}

@@ -16,16 +16,16 @@ export function define(command: Command): void {
     .option('--limit <n>', 'check only so many records, spread over the file', count)
     .option('--no-cache', 'decode pictures again that an earlier check has decoded')
     .action(async (overrides: string[], flags: ConfigFlags & CheckFlags) => {
-      const config = await composeOrShow('neva_pretrain', overrides, flags);
-      if (config) await check(config, flags);
+      const composed = await composeOrShow('neva_pretrain', overrides, flags);
+      if (composed) await check(composed.config, flags);
     });
   addConfigFlags(command.command('show').description('show one record as the model sees it'))
     .requiredOption('--index <n>', 'position of the record in the file, from 0', count)
     .option('--json', 'print it as one JSON object')
     .option('--pixels <file>', 'write its pictures, preprocessed, to a safetensors file')
     .action(async (overrides: string[], flags: ConfigFlags & ShowFlags) => {
-      const config = await composeOrShow('neva_pretrain', overrides, flags);
-      if (config) await show(config, flags);
+      const composed = await composeOrShow('neva_pretrain', overrides, flags);
+      if (composed) await show(composed.config, flags);
     });
 }
 

@@ -1,6 +1,6 @@
 /** `neva generate`: answers of a trained model. */
 import type { Command } from 'commander';
-import { addConfigFlags, type ConfigFlags, composeOrShow } from './hydra.ts';
+import { addConfigFlags, type ConfigFlags, checkRules, composeOrShow } from './hydra.ts';
 
 interface GenerateFlags {
   model?: string;
@@ -17,19 +17,26 @@ export function define(command: Command): void {
       .option('--prompt <text>', 'the question; without it, inference.prompt_file=FILE.jsonl')
       .option('--json', 'print one JSON object a prompt'),
   ).action(async (overrides: string[], flags: ConfigFlags & GenerateFlags) => {
-    const config = await composeOrShow('neva_inference', overrides, flags);
-    if (!config) return;
+    const composed = await composeOrShow('neva_inference', overrides, flags);
+    if (!composed) return;
+    const { config } = composed;
+    // --model takes its place, and is looked for when it is opened.
+    const neva_model_file = flags.model === undefined ? config.neva_model_file : null;
+    await checkRules({ config: { ...config, neva_model_file } }, 'inference');
     const { chooseEngine } = await import('../engine/open.ts');
     const trainer = await chooseEngine(config.trainer, (line) => console.error(line));
     const { generate } = await import('../generate/run.ts');
-    await generate({ ...config, trainer }, {
-      model: flags.model ?? null,
-      images: flags.image,
-      prompt: flags.prompt ?? null,
-      json: flags.json ?? false,
-      print: (line) => console.log(line),
-      ...(process.stderr.isTTY ? { progress: showProgress } : {}),
-    });
+    await generate(
+      { ...config, trainer },
+      {
+        model: flags.model ?? null,
+        images: flags.image,
+        prompt: flags.prompt ?? null,
+        json: flags.json ?? false,
+        print: (line) => console.log(line),
+        ...(process.stderr.isTTY ? { progress: showProgress } : {}),
+      },
+    );
   });
 }
 

@@ -1,7 +1,8 @@
 /** Hydra's flags for the verbs that take a configuration, where Hydra users expect them. */
+import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
-import type { Composed, NevaConfig } from '../config/index.ts';
-import { mistake } from '../errors.ts';
+import type { Composed, ComposeOptions } from '../config/index.ts';
+import { mistake, UserError } from '../errors.ts';
 
 export interface ConfigFlags {
   configName?: string;
@@ -22,7 +23,29 @@ export function addConfigFlags(command: Command): Command {
     .option('-c, --cfg <job>', 'print the configuration instead of running')
     .option('--resolve', 'with --cfg: interpolations resolved')
     .option('-p, --package <key>', 'with --cfg: only this part of it')
-    .option('--info [topic]', 'print how the configuration came about: defaults or searchpath');
+    .option(
+      '--info [topic]',
+      'print how the configuration came about: defaults, defaults-tree, config or searchpath; without a topic, all but config',
+    );
+}
+
+/** What `compose` takes, out of a verb's flags and overrides. */
+export function composeOptions(configName: string, overrides: readonly string[], flags: ConfigFlags): ComposeOptions {
+  return {
+    configName: flags.configName ?? configName,
+    configDirs: [flags.configPath, flags.configDir].filter((folder) => folder !== undefined),
+    overrides,
+  };
+}
+
+/** The flags that choose a configuration, as they would be typed again. */
+export function flagWords({ configName, configPath, configDir }: ConfigFlags): string[] {
+  const given: [string, string | undefined][] = [
+    ['--config-name', configName],
+    ['--config-path', configPath],
+    ['--config-dir', configDir],
+  ];
+  return given.flatMap(([flag, value]) => (value === undefined ? [] : [flag, value]));
 }
 
 /**
@@ -33,59 +56,61 @@ export async function composeOrShow(
   configName: string,
   overrides: readonly string[],
   flags: ConfigFlags,
-): Promise<NevaConfig | null> {
-  const { compose } = await import('../config/index.ts');
+): Promise<Composed | null> {
+  const { compose, showYaml } = await import('../config/index.ts');
   // `--info model.x=1`: the flag's topic is optional, and what follows it is an override.
   const infoTook = typeof flags.info === 'string' && /^[~+]|=/.test(flags.info) ? [flags.info] : [];
-  const composed = compose({
-    configName: flags.configName ?? configName,
-    configDirs: [flags.configPath, flags.configDir].filter((folder) => folder !== undefined),
-    overrides: [...infoTook, ...overrides],
-  });
+  const composed = compose(composeOptions(configName, [...infoTook, ...overrides], flags));
   if (flags.info !== undefined) {
-    console.log(describe(composed, infoTook.length > 0 ? true : flags.info));
+    console.log(await describe(composed, infoTook.length > 0 ? true : flags.info));
     return null;
   }
   if (flags.cfg !== undefined) {
     if (flags.cfg !== 'job') {
       throw mistake({ where: '--cfg', problem: 'no such part', expected: 'job', found: flags.cfg });
     }
-    process.stdout.write(await show(composed, { resolve: flags.resolve ?? false, package: flags.package }));
+    process.stdout.write(showYaml(flags.resolve ? composed.config : composed.raw, flags.package));
     return null;
   }
   for (const notice of composed.notices) console.error(notice);
-  return composed.config;
+  return composed;
 }
 
-/** The composed configuration as YAML, whole or the part below `package`. */
-export async function show(
-  composed: Composed,
-  { resolve, package: key }: { resolve: boolean; package?: string | undefined },
-): Promise<string> {
-  const { stringify } = await import('yaml');
-  let part: unknown = resolve ? composed.config : composed.raw;
-  for (const name of key?.split('.') ?? []) {
-    part = typeof part === 'object' && part !== null ? (part as Record<string, unknown>)[name] : undefined;
-    if (part === undefined) {
-      throw mistake({ where: '--package', problem: 'the configuration has no such part', found: key as string });
-    }
-  }
-  return stringify(part, { lineWidth: 0, aliasDuplicateObjects: false });
+/**
+ * The rules that join several keys, and what this build cannot do, before anything is loaded.
+ * @returns one message for everything that is broken, or null
+ */
+export async function brokenRules(
+  { config }: Pick<Composed, 'config'>,
+  purpose: 'train' | 'inference',
+): Promise<string | null> {
+  const { findProblems } = await import('../config/index.ts');
+  const { unsupported } = await import('../train/supported.ts');
+  const rules = findProblems(config, { purpose, exists: existsSync });
+  const problems = purpose === 'train' ? [...rules, ...unsupported(config)] : rules;
+  return problems.length === 0 ? null : problems.join('\n');
 }
 
-const topics = ['defaults', 'searchpath'] as const;
+/** @throws a user error that names everything that is broken */
+export async function checkRules(composed: Pick<Composed, 'config'>, purpose: 'train' | 'inference'): Promise<void> {
+  const message = await brokenRules(composed, purpose);
+  if (message !== null) throw new UserError(message);
+}
 
-function describe({ defaults, sources }: Composed, topic: string | true): string {
-  if (topic !== true && !topics.some((known) => known === topic)) {
-    throw mistake({ where: '--info', problem: 'no such topic', expected: topics.join(' or '), found: topic });
-  }
-  const files = defaults.files.map(
-    ({ name, package: key, parent }) =>
-      `  ${name}${key === '' ? '' : `  below ${key}`}${parent === null ? '' : `  (named by ${parent})`}`,
-  );
-  const lines = {
-    defaults: ['Merged in this order, later ones win; then the overrides:', ...files],
-    searchpath: ['Looked in, the first that has a file wins:', ...sources.folders.map((folder) => `  ${folder}`)],
+async function describe(composed: Composed, asked: string | true): Promise<string> {
+  const { printYaml, showDefaults, showDefaultsTree } = await import('../config/index.ts');
+  const topics: Record<string, () => string> = {
+    defaults: () => `Merged in this order, later ones win; then the overrides:\n${showDefaults(composed)}`,
+    'defaults-tree': () => showDefaultsTree(composed),
+    searchpath: () =>
+      ['Looked in, the first that has a file wins:', ...composed.sources.folders.map((f) => `  ${f}`)].join('\n'),
+    config: () => printYaml(composed.raw).trimEnd(),
   };
-  return (topic === true ? topics : [topic as (typeof topics)[number]]).flatMap((each) => lines[each]).join('\n');
+  if (asked === true) return ['defaults', 'defaults-tree', 'searchpath'].map((each) => topics[each]!()).join('\n\n');
+  const topic = Object.hasOwn(topics, asked) ? topics[asked] : undefined;
+  if (!topic) {
+    const expected = Object.keys(topics).join(', ');
+    throw mistake({ where: '--info', problem: 'no such topic', expected, found: asked });
+  }
+  return topic();
 }

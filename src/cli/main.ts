@@ -1,9 +1,7 @@
 /** From the command line to a verb, and from whatever a verb throws to an exit code. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { isUserError } from '../errors.ts';
-import { packageRoot } from '../root.ts';
+import { packageVersion } from '../root.ts';
 import { verbs } from './verbs.ts';
 
 /**
@@ -29,8 +27,13 @@ export async function main(args: readonly string[]): Promise<number> {
     .exitOverride();
   try {
     for (const verb of verbs) {
-      const command = program.command(verb.name).description(verb.help);
-      if (verb === asked) (await verb.load()).define(command);
+      const command = program.command(verb.name, { hidden: verb.hidden === true }).description(verb.help);
+      if (verb !== asked) continue;
+      const module = await verb.load();
+      module.define(command);
+      if (module.help && args.some((arg) => arg === '--help' || arg === '-h')) {
+        command.addHelpText('after', await module.help());
+      }
     }
     if (args.length === 0) program.outputHelp();
     else await program.parseAsync(longFlags(args), { from: 'user' });
@@ -52,10 +55,6 @@ function longFlags(args: readonly string[]): string[] {
     const [, short = '', value = ''] = /^-(cn|cp|cd)(=.*)?$/.exec(arg) ?? [];
     return short === '' ? arg : `${twoLetters[short]}${value}`;
   });
-}
-
-function packageVersion(): string {
-  return (JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version;
 }
 
 async function exitCode(error: unknown): Promise<number> {

@@ -1,13 +1,15 @@
 /** `neva pretrain` and `neva finetune`: from a command line to a run folder with a trained model in it. */
+import { existsSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
-import type { Command } from 'commander';
-import type { NevaConfig } from '../config/index.ts';
+import { type Command, Option } from 'commander';
+import type { Composed, NevaConfig } from '../config/index.ts';
 import { isUserError } from '../errors.ts';
 import type { Report } from '../report/report.ts';
 import type { RunFolder } from '../report/run_folder.ts';
 import { packageRoot } from '../root.ts';
 import { faultIsIn } from './fault.ts';
-import { addConfigFlags, type ConfigFlags, composeOrShow } from './hydra.ts';
+import { addConfigFlags, checkRules, composeOrShow, flagWords } from './hydra.ts';
+import type { SweepFlags } from './multirun.ts';
 import { isDemo, reduceDemo } from './reduced.ts';
 import { onStopSignals, STOPPED } from './stop.ts';
 
@@ -15,17 +17,56 @@ export type Stage = 'pretrain' | 'finetune';
 
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
+interface Flags extends SweepFlags {
+  /** A multirun starts its jobs with it: the run folder, without an override that the run would be repeated with. */
+  jobFolder?: string;
+}
+
 /** What both verbs have in common; the table of verbs names the stage. */
 export const stageVerb = (stage: Stage) => ({
   define(command: Command): void {
-    addConfigFlags(command).action(async (overrides: string[], flags: ConfigFlags) => {
-      const config = await composeOrShow(`neva_${stage}`, overrides, flags);
-      if (config) await trainStage(stage, config, overrides);
-    });
+    addConfigFlags(command)
+      .option('-m, --multirun', 'a run for each combination of values: optim.lr=1e-3,2e-3 model.seed=range(0,3)')
+      .option('--dry-run', 'check everything and list the runs, start none')
+      .option('--fail-fast', 'with --multirun: stop at the first run that fails')
+      .addOption(new Option('--job-folder <folder>').hideHelp())
+      .action((overrides: string[], flags: Flags) => start(stage, overrides, flags));
+  },
+  async help(): Promise<string> {
+    const { helpText } = await import('../config/docs.ts');
+    const { SearchPath } = await import('../config/search_path.ts');
+    return `\n${helpText(new SearchPath([join(packageRoot, 'conf')]))}`;
   },
 });
 
-async function trainStage(stage: Stage, asked: NevaConfig, overrides: readonly string[]): Promise<void> {
+async function start(stage: Stage, overrides: string[], flags: Flags): Promise<void> {
+  const looking = flags.cfg !== undefined || flags.info !== undefined;
+  if ((flags.multirun || flags.dryRun) && !looking) {
+    const { multirun } = await import('./multirun.ts');
+    process.exitCode = await multirun(stage, `neva_${stage}`, overrides, flags);
+    return;
+  }
+  const job = flags.jobFolder === undefined ? [] : jobOverrides(flags.jobFolder);
+  const composed = await composeOrShow(`neva_${stage}`, [...overrides, ...job], flags);
+  if (!composed) return;
+  await checkRules(composed, 'train');
+  const { findRemarks } = await import('../config/index.ts');
+  for (const remark of findRemarks(composed.config)) say(remark);
+  await trainStage(stage, composed, overrides, ['neva', stage, ...flagWords(flags), ...overrides]);
+}
+
+/** A job that was left unfinished is gone on with, whatever its files say of resuming: the sweep was started again. */
+function jobOverrides(folder: string): string[] {
+  const again = existsSync(folder) ? ['++exp_manager.resume_if_exists=true'] : [];
+  return [`++exp_manager.explicit_log_dir=${folder}`, ...again];
+}
+
+async function trainStage(
+  stage: Stage,
+  { config: asked, raw }: Composed,
+  overrides: readonly string[],
+  command: readonly string[],
+): Promise<void> {
   say(introduction(stage, asked));
   const { chooseEngine } = await import('../engine/open.ts');
   const trainer = await chooseEngine(asked.trainer, say);
@@ -37,7 +78,9 @@ async function trainStage(stage: Stage, asked: NevaConfig, overrides: readonly s
   const { report, close } = await openReport(config, run);
   const stop = onStopSignals((line) => report.progress.print(line));
   try {
-    folders.recordConfig(run, config, overrides);
+    folders.recordConfig(run, config, overrides, raw);
+    const { recordStart } = await import('../report/run_record.ts');
+    recordStart(run.dir, { command, torch: await torchVersion(config), resumedStep: run.resumedStep });
     const { train } = await import('../train/run.ts');
     const result = await train(stage, config, run, { ...report, stop: stop.signal });
     report.progress.stop();
@@ -58,6 +101,12 @@ async function trainStage(stage: Stage, asked: NevaConfig, overrides: readonly s
     stop.release();
     close();
   }
+}
+
+async function torchVersion({ trainer }: NevaConfig): Promise<string | null> {
+  if (trainer.engine === 'tfjs') return null;
+  const { loadNative } = await import('../engine/torch/native.ts');
+  return loadNative().versions().torch;
 }
 
 /** The first line of a run: which stage, on what; the demo says that it is the demo. */

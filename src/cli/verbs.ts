@@ -4,11 +4,15 @@ import type { Command } from 'commander';
 export interface VerbModule {
   /** Adds the verb's flags, arguments and action. An action that ends well but not with 0 sets `process.exitCode`. */
   define(command: Command): void;
+  /** More for `--help`, made only when it is asked for. */
+  help?(): Promise<string>;
 }
 
 export interface Verb {
   name: string;
   help: string;
+  /** Left out of the list of verbs: programs call it, not people. */
+  hidden?: boolean;
   load(): Promise<VerbModule>;
 }
 
@@ -30,7 +34,7 @@ export const verbs: readonly Verb[] = [
   },
   {
     name: 'config',
-    help: 'show a configuration; list what can be chosen; explain a key',
+    help: 'show a configuration; list, explain and trace its keys; repeat a run',
     load: () => import('./config.ts'),
   },
   {
@@ -38,5 +42,11 @@ export const verbs: readonly Verb[] = [
     help: 'say what is on this machine, and what to do about what is missing',
     load: () => import('./doctor.ts'),
   },
+  {
+    name: 'completion',
+    help: 'print a script that completes verbs, groups and keys in bash, zsh or fish',
+    load: () => import('./completion.ts'),
+  },
+  { name: '__complete', help: 'what the completion scripts ask', hidden: true, load: () => import('./complete.ts') },
   { name: 'setup', help: 'find or fetch LibTorch and build the addon', load: () => import('./setup.ts') },
 ];

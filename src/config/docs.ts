@@ -3,7 +3,7 @@ import { ConfigError, problem } from './error.ts';
 import { nearest } from './nearest.ts';
 import type { Field, Fields, Section } from './schema/field.ts';
 import { schema } from './schema/index.ts';
-import type { Sources } from './sources.ts';
+import type { SearchPath } from './search_path.ts';
 import { describeField, fieldPaths, findSchema } from './typing.ts';
 
 /** A default as one would type it. */
@@ -84,7 +84,7 @@ const MAIN_KEYS = [
 ];
 
 /** The part of `neva pretrain --help` below the flags: groups with their options, and the main keys. */
-export function helpText(sources: Sources): string {
+export function helpText(sources: SearchPath): string {
   const groups = sources.groups().map((group): [string, string] => [`${group}=`, sources.options(group).join(', ')]);
   const keys = MAIN_KEYS.map((key): [string, string] => {
     const field = findSchema(schema, key) as Field<unknown>;
@@ -156,7 +156,7 @@ export interface CompletionIndex {
   keys: Record<string, string[] | null>;
 }
 
-export function completionIndex(sources: Sources): CompletionIndex {
+export function completionIndex(sources: SearchPath): CompletionIndex {
   const keys: Record<string, string[] | null> = {};
   for (const path of fieldPaths(schema)) {
     const node = findSchema(schema, path);

@@ -19,9 +19,10 @@ export { type CompletionIndex, complete, completionIndex, helpText, keyDocs, ren
 export { ConfigError } from './error.ts';
 export type { Element, Sweep, Value } from './grammar/element.ts';
 export { type Override, parseOverride, parseOverrides, printOverride } from './grammar/override.ts';
-export { checkConfig, compareShapes, findProblems, type RuleContext } from './rules.ts';
+export { checkConfig, compareShapes, findProblems, findRemarks, type RuleContext } from './rules.ts';
 export { type NevaConfig, schema } from './schema/index.ts';
-export { showDefaults, showOrigins, showYaml, why } from './show.ts';
+export { SearchPath } from './search_path.ts';
+export { printYaml, showDefaults, showDefaultsTree, showOrigins, showYaml, why } from './show.ts';
 export { Sources } from './sources.ts';
 export { expandJobs } from './sweep.ts';
 export type { Origin } from './tree.ts';

@@ -30,6 +30,16 @@ export function findProblems(config: NevaConfig, context: RuleContext = {}): str
   return problems;
 }
 
+/** What is allowed and yet probably not meant, one line each. */
+export function findRemarks({ trainer, model }: NevaConfig): string[] {
+  const { sched } = model.optim;
+  const steps = sched.max_steps ?? trainer.max_steps;
+  if (steps <= 0 || sched.warmup_ratio !== null || sched.warmup_steps <= steps) return [];
+  return [
+    `model.optim.sched.warmup_steps=${sched.warmup_steps} is longer than the run of ${steps} steps: the learning rate never reaches model.optim.lr=${model.optim.lr}`,
+  ];
+}
+
 function layout({ trainer, model }: NevaConfig, context: RuleContext, report: Report): void {
   const tp = model.tensor_model_parallel_size;
   const pp = model.pipeline_model_parallel_size;
@@ -175,14 +185,6 @@ function training({ trainer, model }: NevaConfig, report: Report): void {
     report('model.optim.sched.min_lr', 'higher than the peak', {
       expected: `at most model.optim.lr=${lr}`,
       found: String(sched.min_lr),
-    });
-  }
-  const steps = sched.max_steps ?? trainer.max_steps;
-  if (steps > 0 && sched.warmup_ratio === null && sched.warmup_steps > steps) {
-    report('model.optim.sched.warmup_steps', 'the warm-up is longer than the run', {
-      expected: `at most ${steps} steps`,
-      found: String(sched.warmup_steps),
-      fix: 'set model.optim.sched.warmup_ratio=0.03',
     });
   }
   const { llm, mm_mlp_adapter_type: projector } = model.mm_cfg;

@@ -1,27 +1,13 @@
-/** Where configuration files are looked for, and what is found there. */
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { join, relative } from 'node:path';
+/** The configuration files of a search path, each read once. */
+import { readFileSync } from 'node:fs';
+import { relative } from 'node:path';
+import { SearchPath } from './search_path.ts';
 import { readYaml, type YamlFile } from './yaml.ts';
 
-/** Folders in order: the first that holds a file wins. */
-export class Sources {
-  readonly folders: readonly string[];
+export class Sources extends SearchPath {
   private readonly cache = new Map<string, YamlFile>();
 
-  constructor(folders: readonly string[]) {
-    this.folders = folders;
-  }
-
-  /** @param name without `.yaml`, groups joined by `/` */
-  find(name: string): string | null {
-    const file = `${name.replace(/\.ya?ml$/, '')}.yaml`;
-    for (const folder of this.folders) {
-      const path = join(folder, file);
-      if (existsSync(path) && statSync(path).isFile()) return path;
-    }
-    return null;
-  }
-
+  /** @param name without `.yaml`; null when no folder has it */
   load(name: string): YamlFile | null {
     const cached = this.cache.get(name);
     if (cached !== undefined) return cached;
@@ -31,31 +17,5 @@ export class Sources {
     const file = readYaml(readFileSync(path, 'utf8'), shown.startsWith('..') ? path : shown);
     this.cache.set(name, file);
     return file;
-  }
-
-  isGroup(name: string): boolean {
-    return name !== '' && this.folders.some((f) => existsSync(join(f, name)) && statSync(join(f, name)).isDirectory());
-  }
-
-  /** Options of a group (or, for '', the configurations at the top), sorted. */
-  options(group: string): string[] {
-    return this.list(group, (entry, isFolder) => (!isFolder && entry.endsWith('.yaml') ? entry.slice(0, -5) : null));
-  }
-
-  groups(parent = ''): string[] {
-    return this.list(parent, (entry, isFolder) => (isFolder ? entry : null));
-  }
-
-  private list(group: string, pick: (entry: string, isFolder: boolean) => string | null): string[] {
-    const names = new Set<string>();
-    for (const folder of this.folders) {
-      const path = join(folder, group);
-      if (!existsSync(path) || !statSync(path).isDirectory()) continue;
-      for (const entry of readdirSync(path, { withFileTypes: true })) {
-        const name = pick(entry.name, entry.isDirectory());
-        if (name !== null) names.add(name);
-      }
-    }
-    return [...names].sort();
   }
 }

@@ -155,7 +155,8 @@ function versionsOf(parent: string): number[] {
     .sort((a, b) => a - b);
 }
 
-const isFinished = (dir: string) => existsSync(join(dir, finishedFile));
+/** The run in this folder reached its last step. */
+export const isFinished = (dir: string): boolean => existsSync(join(dir, finishedFile));
 
 /** The run reached its last step: starting it again makes a new version. */
 export function markFinished(run: RunFolder): void {
@@ -171,11 +172,24 @@ export function removeUnused(run: RunFolder): void {
   if (run.made && trained === 0) rmSync(run.dir, { recursive: true, force: true });
 }
 
-/** Records how the run was asked for: the resolved configuration, and the overrides as they were typed. */
-export function recordConfig(run: RunFolder, config: unknown, overrides: readonly string[]): void {
-  writeFileAtomic(join(run.dir, 'config.yaml'), stringify(config, { lineWidth: 0, aliasDuplicateObjects: false }));
-  writeFileAtomic(join(run.dir, 'overrides.yaml'), stringify(overrides, { lineWidth: 0 }));
+/**
+ * Records how the run was asked for: the resolved configuration, the same as composed with its interpolations in place
+ * (`unresolved`, where it is given), and the overrides as they were typed.
+ */
+export function recordConfig(
+  run: RunFolder,
+  config: unknown,
+  overrides: readonly string[],
+  unresolved?: unknown,
+): void {
+  const write = (name: string, value: unknown) => writeFileAtomic(join(run.dir, name), yaml(value));
+  write('config.yaml', config);
+  if (unresolved !== undefined) write('config.unresolved.yaml', unresolved);
+  write('overrides.yaml', overrides);
 }
+
+/** As OmegaConf reads it: YAML 1.1, where a bare `on` is a boolean. */
+const yaml = (value: unknown) => stringify(value, { version: '1.1', lineWidth: 0, aliasDuplicateObjects: false });
 
 const stepOf = (checkpoint: string) => Number(/^step=(\d+)$/.exec(basename(checkpoint))?.[1] ?? 0);
 

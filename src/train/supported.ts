@@ -2,7 +2,8 @@
 import type { NevaConfig } from '../config/index.ts';
 import { UserError } from '../errors.ts';
 
-export function refuseUnsupported({ trainer, model }: NevaConfig): void {
+/** One line for each key that asks for more than this build can do. */
+export function unsupported({ trainer, model }: NevaConfig): string[] {
   const parallel =
     trainer.engine === 'tfjs'
       ? 'the tfjs engine is one process on one device; with trainer.engine=torch, several ranks are not built yet'
@@ -37,7 +38,11 @@ export function refuseUnsupported({ trainer, model }: NevaConfig): void {
     [model.data.packed_sequence, 'model.data.packed_sequence: packing is not built yet; set it to false'],
     [model.mm_cfg.llm.model_type === 'nvgpt', 'model.mm_cfg.llm.model_type=nvgpt: only LLaMA is built yet'],
   ];
-  const found = problems.filter(([is]) => is).map(([, text]) => `  ${text}`);
+  return problems.filter(([is]) => is).map(([, text]) => text);
+}
+
+export function refuseUnsupported(config: NevaConfig): void {
+  const found = unsupported(config).map((text) => `  ${text}`);
   if (found.length > 0)
     throw new UserError(`this configuration asks for more than neva can do here:\n${found.join('\n')}`);
 }

@@ -14,7 +14,10 @@ after(() => rmSync(folder, { recursive: true, force: true }));
 test('help and version', () => {
   const help = neva(['--help']);
   assert.equal(help.status, 0);
-  for (const { name } of verbs) assert.match(help.stdout, new RegExp(`^  ${name} `, 'm'));
+  for (const { name, hidden } of verbs) {
+    const listed = new RegExp(`^  ${name} `, 'm').test(help.stdout);
+    assert.equal(listed, !hidden, name);
+  }
   assert.equal(neva([]).stdout, help.stdout);
   assert.match(neva(['--version']).stdout, /^\d+\.\d+\.\d+\n$/);
 });

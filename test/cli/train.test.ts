@@ -7,30 +7,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { parse } from 'yaml';
-import { packageRoot } from '../../src/root.ts';
 import { neva, nevaArgs } from './neva.ts';
+import { tiny } from './tiny.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-train-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
 
-const vision = 'model.mm_cfg.vision_encoder';
-const tiny = [
-  'model.mm_cfg.llm.from_pretrained=null',
-  ...['num_layers=2', 'hidden_size=64', 'ffn_hidden_size=128', 'num_attention_heads=4'].map((key) => `model.${key}`),
-  'model.tokenizer.library=huggingface',
-  `model.tokenizer.model=${join(packageRoot, 'data/demo/llm')}`,
-  `${vision}.from_pretrained=null`,
-  ...[
-    'image_size=32',
-    'patch_dim=8',
-    'hidden_size=32',
-    'num_layers=2',
-    'num_attention_heads=2',
-    'ffn_hidden_size=64',
-  ].map((key) => `${vision}.${key}`),
-  'model.micro_batch_size=8',
-  'model.global_batch_size=8',
-];
 const pretrain = (steps: number, ...more: string[]) => ['pretrain', `trainer.max_steps=${steps}`, ...tiny, ...more];
 const runFolder = (experiments: string, version: number) =>
   join(folder, experiments, 'neva_pretrain', `version_${version}`);
@@ -100,7 +82,7 @@ test('a mistake ends with exit 2, one message and nothing half-written', () => {
   const cases: [string, RegExp][] = [
     ['model.optim.lrr=1', /^neva: model\.optim\.lrr: there is no such key[\s\S]*model\.optim\.lr/m],
     ['trainer.max_steps=many', /trainer\.max_steps: [\s\S]*expected: a whole number/],
-    ['model.data.data_path=nowhere.json', /nowhere\.json: /],
+    ['model.data.data_path=nowhere.json', /model\.data\.data_path: [\s\S]*nowhere\.json/],
     ['model.data.image_folder=nowhere', /nowhere/],
     ['exp_manager.create_mlflow_logger=true', /exp_manager\.create_mlflow_logger/],
   ];
@@ -134,11 +116,14 @@ test("Hydra's flags: the configuration instead of a run, as composed or resolved
   assert.equal(parse(finetune.stdout).name, 'neva_finetune');
   assert.equal(parse(finetune.stdout).exp_manager.name, '${' + 'name}');
   const info = neva(['pretrain', '--info', 'trainer.max_steps=1']);
-  assert.match(info.stdout, /neva_pretrain[\s\S]*data\/demo_pretrain/);
+  assert.match(info.stdout, /neva_pretrain[\s\S]*data\/demo/);
   assert.equal(neva(['pretrain', '--cfg', 'hydra']).status, 2);
   assert.equal(neva(['pretrain', '--info', 'weather']).status, 2);
   assert.equal(parse(neva(['config', 'show', 'neva_finetune', 'name=x']).stdout).name, 'x');
   assert.match(neva(['config', 'docs', 'optim.lr']).stdout, /^model\.optim\.lr: .*\n +type: +a number/);
-  assert.match(neva(['config', 'docs', 'optim.lrr']).stderr, /there is no such key\n +fix: +nearest: model\.optim\.lr/);
+  assert.match(
+    neva(['config', 'docs', 'optim.lrr']).stderr,
+    /there is no such key\n +fix: +did you mean model\.optim\.lr/,
+  );
   assert.match(neva(['config', 'list']).stdout, /^ {2}neva_pretrain$[\s\S]*^model=$/m);
 });

@@ -61,7 +61,7 @@ const MISTAKES: [string, () => void][] = [
   ['a batch that cannot be divided', () => run(['model.global_batch_size=100', 'trainer.devices=4'])],
   [
     'several rules at once',
-    () => run(['trainer.engine=tfjs', 'trainer.precision=bf16', 'optim.sched.warmup_steps=500', 'trainer.devices=2']),
+    () => run(['trainer.engine=tfjs', 'trainer.precision=bf16', 'optim.sched.min_lr=1', 'trainer.devices=2']),
   ],
   [
     'heads that cannot be shared out',
