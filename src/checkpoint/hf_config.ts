@@ -13,7 +13,13 @@ export interface ConfigShapes {
   llm?: LlamaShape;
   vision?: VisionShape;
   projector?: ProjectorShape;
+  /** The tower that the model was trained with, by path or name of the hub, where it is not among the weights. */
+  visionTower?: string;
+  /** Which state of that tower is the feature. */
+  feature?: VisionFeature;
 }
+
+export type VisionFeature = Pick<VisionShape, 'selectLayer' | 'classTokenLength'>;
 
 /** Null where the folder has no config.json. */
 export function readConfigShapes(folder: string): ConfigShapes | null {
@@ -82,7 +88,7 @@ class Reader {
   }
 
   /** LLaVA's choice of hidden state and class token unless `feature` says otherwise. */
-  vision(c: Json, feature: { selectLayer: number; classTokenLength: number } = LLAVA_FEATURE): VisionShape {
+  vision(c: Json, feature: VisionFeature = LLAVA_FEATURE): VisionShape {
     this.#only(c, 'hidden_act', 'quick_gelu');
     this.#only(c, 'num_channels', 3);
     return {
@@ -129,7 +135,20 @@ class Reader {
     const llm = this.llama(c);
     const type = String(c.mm_projector_type ?? 'linear');
     const inputSize = this.#count(c, 'mm_hidden_size', 1024);
-    return { kind: 'llava', llm, projector: { type, inputSize, outputSize: llm.hiddenSize } };
+    const selected = c.mm_vision_select_feature ?? 'patch';
+    if (selected !== 'patch' && selected !== 'cls_patch') {
+      this.#refuse('mm_vision_select_feature', 'patch or cls_patch', String(selected));
+    }
+    return {
+      kind: 'llava',
+      llm,
+      projector: { type, inputSize, outputSize: llm.hiddenSize },
+      ...(typeof c.mm_vision_tower === 'string' ? { visionTower: c.mm_vision_tower } : {}),
+      feature: {
+        selectLayer: this.#number(c, 'mm_vision_select_layer', LLAVA_FEATURE.selectLayer),
+        classTokenLength: selected === 'patch' ? 1 : 0,
+      },
+    };
   }
 
   object(c: Json, key: string): Json {

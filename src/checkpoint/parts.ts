@@ -1,10 +1,11 @@
 /** Where each part of a model comes from, when a path names a whole one. */
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { mistake } from '../errors.ts';
 import { fingerprintOf } from './fingerprint.ts';
 import { type FrozenReference, isCheckpoint, readCheckpoint } from './folder.ts';
 import type { ConfigShapes } from './hf_config.ts';
+import { localPath } from './hub.ts';
 import { type Part, partOf } from './names.ts';
 import { openWeights, type Weights } from './weights.ts';
 
@@ -20,7 +21,8 @@ export interface WholeModel {
  * Opens a whole model: a Hugging Face LLaVA folder, or one of neva's checkpoint folders, whose frozen parts are found through
  * the references that it carries. A reference that leads nowhere is a user error naming the part.
  */
-export function openWhole(folder: string): WholeModel {
+export function openWhole(path: string): WholeModel {
+  const folder = localPath(path);
   const own = openWeights(folder);
   const parts: WholeModel['parts'] = {};
   for (const part of ['llm', 'vision', 'projector'] as const) if (own.has(part)) parts[part] = own;
@@ -47,6 +49,24 @@ export function openWhole(folder: string): WholeModel {
     parts[part] = weights;
   }
   return { config: own.config, parts, tokenizerFolder: own.tokenizerFolder };
+}
+
+/**
+ * Adds the tower to a LLaVA whose weights lack it: from `path`, or from where the model says that it had it.
+ * The choice of hidden state stays the model's.
+ */
+export function addTower(whole: WholeModel, path: string | null): void {
+  const { config, parts } = whole;
+  const source = path ?? config?.visionTower;
+  if (parts.vision || !source) return;
+  parts.vision = openWeights(source);
+  const vision = parts.vision.config?.vision;
+  if (config && vision) config.vision = { ...vision, ...config.feature };
+}
+
+/** Whether a path names a model itself, and no run or experiment that has one in its checkpoints. */
+export function isModel(path: string): boolean {
+  return statSync(path).isFile() || existsSync(join(path, 'config.json'));
 }
 
 /** What a checkpoint notes of a part that did not train. */

@@ -1,10 +1,11 @@
 /** Weights on disk under neva's own names, whatever layout the files have; values stay on disk until they are loaded. */
 import { existsSync, statSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import type { WeightSource } from '../model/parameters.ts';
 import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
+import { localPath } from './hub.ts';
 import { type Part, partOf, readName } from './names.ts';
 import { readTensor, widen } from './pieces.ts';
 import { fileEntries, folderEntries } from './raw.ts';
@@ -24,24 +25,23 @@ export interface Weights {
   readonly tokenizerFolder: string | null;
 }
 
-/** Opens a Hugging Face folder, one of neva's checkpoint folders, or a single file of safetensors or torch.save. */
+/** Opens what a path or a name of the hub stands for: a Hugging Face folder, one of neva's checkpoint folders, or a single file of safetensors or torch.save. */
 export function openWeights(path: string): Weights {
-  const absolute = resolve(path);
-  const info = statSync(absolute, { throwIfNoEntry: false });
-  if (!info) throw mistake({ where: path, problem: 'there is no such file or folder' });
+  const absolute = localPath(path);
+  const info = statSync(absolute);
   const raw = info.isDirectory() ? folderEntries(absolute) : fileEntries(absolute);
   const folder = info.isDirectory() ? absolute : dirname(absolute);
   const entries = new Map<string, TensorEntry>();
+  const unknown: string[] = [];
   for (const [name, entry] of raw) {
     const reading = readName(name);
-    if (reading === null) {
-      throw mistake({ where: entry.file, problem: `tensor "${name}" belongs to no model that neva knows` });
-    }
-    if ('dropped' in reading) continue;
+    if (reading === null) unknown.push(`${name} [${entry.shape.join(', ')}]`);
+    if (reading === null || 'dropped' in reading) continue;
     const twin = entries.get(reading.name);
     if (twin) throw mistake({ where: path, problem: `${twin.name} and ${name} are the same weight` });
     entries.set(reading.name, entry);
   }
+  refuseUnknown(path, unknown);
   const parts = new Set([...entries.keys()].map(partOf));
   const tokenizer = ['tokenizer.json', 'tokenizer.model'].some((name) => existsSync(join(folder, name)));
   return {
@@ -52,6 +52,18 @@ export function openWeights(path: string): Weights {
     source: (engine, part, dtype = 'float32') => partSource(engine, absolute, entries, part, dtype),
     tokenizerFolder: tokenizer ? folder : null,
   };
+}
+
+/** Tensors of no known model, told in one table. */
+function refuseUnknown(path: string, unknown: readonly string[]): void {
+  if (unknown.length === 0) return;
+  const more = unknown.length > 12 ? [`… and ${unknown.length - 12} more`] : [];
+  throw mistake({
+    where: path,
+    problem: 'it has tensors that belong to no model that neva knows',
+    expected: 'LLaMA, CLIP or LLaVA in any of their layouts, or a projector',
+    found: [...unknown.slice(0, 12), ...more].join('\n            '),
+  });
 }
 
 function partSource(

@@ -1,9 +1,8 @@
 /** A trained model with everything that asking it takes: tokenizer, template, how pictures are prepared. */
 
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { isCheckpoint, readCheckpoint } from '../checkpoint/folder.ts';
-import { openWhole } from '../checkpoint/parts.ts';
+import { localPath } from '../checkpoint/hub.ts';
+import { addTower, isModel, openWhole } from '../checkpoint/parts.ts';
 import { openWeights } from '../checkpoint/weights.ts';
 import { type Aspect, imageStatistics, loadImage } from '../data/images.ts';
 import { type Compat, findTemplate, type Template } from '../data/templates.ts';
@@ -33,8 +32,10 @@ export interface LoadedModel {
 }
 
 export function loadModel(engine: Engine, asked: Asked): LoadedModel {
-  const path = existsSync(join(asked.path, 'config.json')) ? asked.path : newestCheckpoint(asked.path);
+  const local = localPath(asked.path);
+  const path = isModel(local) ? local : newestCheckpoint(local);
   const whole = openWhole(path);
+  addTower(whole, null);
   const llm = whole.parts.llm ?? (asked.languageModel ? openWeights(asked.languageModel) : undefined);
   const { vision, projector } = whole.parts;
   const shapes = whole.config;

@@ -1,8 +1,9 @@
 /** From configuration to a model ready for a stage: where each part's weights come from, and which of them train. */
-import { existsSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { FrozenReference } from '../checkpoint/folder.ts';
-import { openWhole, referTo, type WholeModel } from '../checkpoint/parts.ts';
+import { localPath } from '../checkpoint/hub.ts';
+import { addTower, isModel, openWhole, referTo, type WholeModel } from '../checkpoint/parts.ts';
 import { openWeights, type Weights } from '../checkpoint/weights.ts';
 import type { NevaConfig } from '../config/index.ts';
 import { loadTokenizer } from '../data/tokenizer.ts';
@@ -99,6 +100,7 @@ function openSources(config: NevaConfig): Sources {
   const { mm_cfg: mm, restore_from_path: restore } = config.model;
   const whole: WholeModel | null = restore ? openWhole(modelFolder(restore)) : null;
   const open = (path: string | null) => (path ? openWeights(path) : undefined);
+  if (whole) addTower(whole, mm.vision_encoder.from_pretrained);
   const llm = whole?.parts.llm ?? open(mm.llm.from_pretrained);
   const vision = whole?.parts.vision ?? open(mm.vision_encoder.from_pretrained);
   const projector = whole?.parts.projector ?? open(projectorFile(mm.pretrain_mm_mlp_adapter));
@@ -123,19 +125,22 @@ function requireSame(where: string, type: string | undefined, asked: string): vo
   });
 }
 
-/** A model's own folder, or the newest checkpoint of a run or experiment folder. */
+/** A model's own file or folder, or the newest checkpoint of a run or experiment folder. */
 export function modelFolder(path: string): string {
-  return existsSync(join(path, 'config.json')) ? path : newestCheckpoint(path);
+  const local = localPath(path);
+  return isModel(local) ? local : newestCheckpoint(local);
 }
 
 /** The file or folder that holds a projector, from whatever the key names. */
 function projectorFile(path: string | null): string | null {
   if (!path) return null;
-  if (statSync(path, { throwIfNoEntry: false })?.isFile()) return path;
-  const own = join(path, 'projector.safetensors');
+  const local = localPath(path);
+  const own = join(local, 'projector.safetensors');
   if (existsSync(own)) return own;
-  if (existsSync(join(path, 'config.json'))) return path;
-  return join(newestCheckpoint(path), 'projector.safetensors');
+  // A folder that LLaVA's first stage wrote may hold nothing but this.
+  const original = join(local, 'mm_projector.bin');
+  if (existsSync(original)) return original;
+  return isModel(local) ? local : join(newestCheckpoint(local), 'projector.safetensors');
 }
 
 /**

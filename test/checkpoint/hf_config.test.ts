@@ -111,8 +111,13 @@ test('a LLaVA original gives its language model and projector; the tower is else
     hidden_size: 64,
     mm_hidden_size: 32,
     mm_projector_type: 'mlp2x_gelu',
+    mm_vision_tower: 'openai/clip-vit-large-patch14-336',
+    mm_vision_select_layer: -3,
+    mm_vision_select_feature: 'cls_patch',
   });
-  assert.deepEqual(Object.keys(config).sort(), ['kind', 'llm', 'projector']);
+  assert.deepEqual(Object.keys(config).sort(), ['feature', 'kind', 'llm', 'projector', 'visionTower']);
+  assert.equal(config.visionTower, 'openai/clip-vit-large-patch14-336');
+  assert.deepEqual(config.feature, { selectLayer: -3, classTokenLength: 0 });
   assert.deepEqual(config.projector, { type: 'mlp2x_gelu', inputSize: 32, outputSize: 64 });
 });
 
