@@ -2,13 +2,18 @@
  * THE loop. One turn is one optimizer step: a global batch arrives, its micro batches go forward and backward one after
  * the other, the optimizer updates, the step is reported, and a checkpoint is saved when one is due.
  *
+ * Every rank runs it on its share of the global batch. Ranks meet three times a step: for the number of labels, which the
+ * loss is divided by; for the gradients (src/parallel/data.ts); and for the figures, with which they also agree on stopping.
+ *
  * Everything else is elsewhere: how a micro batch walks through the model in walk.ts, the update in optimizer.ts, the
  * learning rate in schedule.ts, what is trained and where it comes from in stage.ts, the batches in src/data.
  */
 import type { GlobalBatch, MicroBatch } from '../data/types.ts';
-import type { Engine, Tensor } from '../engine/engine.ts';
+import type { Engine, Parameter, Tensor } from '../engine/engine.ts';
 import { type StepWork, stepFlops } from '../model/flops.ts';
 import type { NevaModel } from '../model/neva.ts';
+import type { GradientReduction } from '../parallel/data.ts';
+import type { Group } from '../parallel/group.ts';
 import type { Report } from '../report/report.ts';
 import type { Optimizer } from './optimizer.ts';
 import type { Recompute } from './recompute.ts';
@@ -48,7 +53,12 @@ export interface LoopParts {
   model: NevaModel;
   optimizer: Optimizer;
   schedule: Schedule;
+  /** This rank's share of each global batch. */
   batches: AsyncIterable<GlobalBatch>;
+  /** The ranks that share the global batch: parallel/group.ts's ALONE for one process. */
+  group: Group;
+  /** Of the optimizer's parameters, over `group`. */
+  reduction: GradientReduction;
   report: Report;
   save: (position: Position, loss: number) => Promise<void>;
   validate: () => Promise<number>;
@@ -62,7 +72,7 @@ export interface LoopResult {
 }
 
 export async function trainLoop(parts: LoopParts, options: LoopOptions, start: Position): Promise<LoopResult> {
-  const { engine, model, optimizer, schedule, batches, report } = parts;
+  const { optimizer, schedule, batches, report, group, reduction } = parts;
   let position = start;
   let finalLoss = Number.NaN;
   if (position.step >= options.maxSteps) return { position, finalLoss, stopped: false };
@@ -73,21 +83,43 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     const step = position.step + 1;
     const lr = learningRate(schedule, step - 1);
 
-    // Forward and backward; gradients add up over the micro batches.
-    const { loss, labelled } = accumulate(engine, model, batch, options);
+    // Forward and backward; gradients add up over the micro batches, and over the ranks while backward goes on.
+    const counts = countLabels(batch, group, step);
+    const ownLoss = accumulate(parts, batch, counts, options);
+    const present = reduction.finish();
+    // Signals arrive between turns of the event loop, which native calls have kept waiting.
+    await new Promise((resolve) => setImmediate(resolve));
+    const [loss, stopping, tokens, samples, flops, memory, ...presentOnAll] = group.sum(
+      [ownLoss, report.stop.aborted ? 1 : 0, ...workOf(parts, batch, options), ...present],
+      `the figures of step ${step}`,
+    ) as [number, number, number, number, number, number, ...number[]];
+    reduction.wait(presentOnAll);
     const gradNorm = optimizer.step(step, lr);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       throw new Error(
         `step ${step}: the loss is ${loss} and the gradient's norm ${gradNorm}; the last checkpoint is good`,
       );
     }
-    if (!labelled) report.log.warn(`step ${step}: no record of this batch has a label; nothing was learned from it`);
+    if (counts.tokens === 0) {
+      report.log.warn(`step ${step}: no record of this batch has a label; nothing was learned from it`);
+    }
 
     position = { ...position, step, epoch: batch.epoch, consumedSamples: batch.consumedSamples };
     finalLoss = loss;
     const seconds = (performance.now() - began) / 1000;
     began = performance.now();
-    reportStep(parts, options, position, batch, { loss, lr, gradNorm, seconds, dataSeconds });
+    reportStep(parts, options, position, {
+      loss,
+      lr,
+      gradNorm,
+      seconds,
+      dataSeconds,
+      tokens,
+      samples,
+      flops,
+      memory,
+      labelTokens: counts.tokens,
+    });
 
     if (options.validateEvery > 0 && step % options.validateEvery === 0) {
       position = { ...position, valLoss: await parts.validate() };
@@ -96,10 +128,8 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
       report.log.info(`validation after step ${step}: loss ${valLoss!.toFixed(4)}`);
     }
 
-    // Signals arrive between turns of the event loop, which native calls have kept waiting.
-    await new Promise((resolve) => setImmediate(resolve));
     const last = step >= options.maxSteps;
-    const stopped = report.stop.aborted && !last;
+    const stopped = stopping > 0 && !last;
     const due = options.saveEvery > 0 && step % options.saveEvery === 0;
     if (due || stopped || (last && options.saveAtEnd)) await parts.save(position, finalLoss);
     if (last || stopped) return { position, finalLoss, stopped };
@@ -109,20 +139,42 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
   return { position, finalLoss, stopped: false };
 }
 
-/** Gradients of one global batch, summed into the parameters, and its loss. */
+/** Of a global batch, over all ranks. */
+interface LabelCounts {
+  /** Labelled positions. */
+  tokens: number;
+  /** Micro batches with any. */
+  microBatches: number;
+}
+
+const hasLabels = ({ labelRows }: MicroBatch) => labelRows.length > 0;
+
+function countLabels({ microBatches, labelTokens }: GlobalBatch, group: Group, step: number): LabelCounts {
+  const own = [labelTokens, microBatches.filter(hasLabels).length];
+  const [tokens, labelled] = group.sum(own, `the others to begin step ${step}`) as [number, number];
+  return { tokens, microBatches: labelled };
+}
+
+/** Gradients of this rank's share of a global batch, summed into the parameters, and its share of the batch's loss. */
 function accumulate(
-  engine: Engine,
-  model: NevaModel,
-  { microBatches, labelTokens }: GlobalBatch,
+  { engine, model, reduction }: LoopParts,
+  { microBatches }: GlobalBatch,
+  counts: LabelCounts,
   { lossReduction, recompute }: LoopOptions,
-): { loss: number; labelled: boolean } {
-  const labelled = microBatches.filter((micro) => micro.labelRows.length > 0);
+): number {
+  const labelled = microBatches.filter(hasLabels);
   const weight = (micro: MicroBatch) =>
-    lossReduction === 'tokens' ? 1 / labelTokens : 1 / (micro.labelRows.length * labelled.length);
-  const losses: Tensor[] = labelled.map((micro) =>
-    engine.scope(() =>
-      engine.scale(forwardBackward(engine, model.lossChain(micro), weight(micro), recompute), weight(micro)),
-    ),
+    lossReduction === 'tokens' ? 1 / counts.tokens : 1 / (micro.labelRows.length * counts.microBatches);
+  const losses: Tensor[] = labelled.map((micro, i) =>
+    engine.scope(() => {
+      // Only the last walk leaves gradients that nothing more is added to.
+      const onFinal =
+        i === labelled.length - 1 ? (parameters: readonly Parameter[]) => reduction.final(parameters) : undefined;
+      return engine.scale(
+        forwardBackward(engine, model.lossChain(micro), weight(micro), recompute, onFinal),
+        weight(micro),
+      );
+    }),
   );
   // Read only after the last backward: the device is not waited for in between.
   let loss = 0;
@@ -130,32 +182,49 @@ function accumulate(
     loss += engine.item(each);
     each.dispose();
   }
-  return { loss, labelled: labelled.length > 0 };
+  return loss;
 }
 
-interface StepFigures {
-  loss: number;
-  lr: number;
-  gradNorm: number;
-  seconds: number;
-  dataSeconds: number;
-}
-
-function reportStep(
-  { engine, model, report }: LoopParts,
-  { trains, peakFlops }: LoopOptions,
-  { step, epoch, consumedSamples }: Position,
+/** What this rank did for a step, as numbers to be summed: positions, records, floating-point operations, peak bytes. */
+function workOf(
+  { engine, model }: LoopParts,
   { microBatches, labelTokens }: GlobalBatch,
-  { loss, lr, gradNorm, seconds, dataSeconds }: StepFigures,
-): void {
-  const tokens = microBatches.reduce((sum, { batch, length }) => sum + batch * length, 0);
-  const samples = microBatches.reduce((sum, { batch }) => sum + batch, 0);
+  { trains }: LoopOptions,
+): [number, number, number, number] {
   const flops = stepFlops(model.shape, {
     lengths: microBatches.flatMap(({ lengths }) => [...lengths]),
     images: microBatches.reduce((sum, { imageCount }) => sum + imageCount, 0),
     labelTokens,
     trains,
   });
+  return [
+    microBatches.reduce((sum, { batch, length }) => sum + batch * length, 0),
+    microBatches.reduce((sum, { batch }) => sum + batch, 0),
+    flops,
+    engine.device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : engine.memory().peakBytes,
+  ];
+}
+
+/** Sums over all ranks; times are this rank's. */
+interface StepFigures {
+  loss: number;
+  lr: number;
+  gradNorm: number;
+  seconds: number;
+  dataSeconds: number;
+  tokens: number;
+  samples: number;
+  flops: number;
+  memory: number;
+  labelTokens: number;
+}
+
+function reportStep(
+  { report }: LoopParts,
+  { peakFlops }: LoopOptions,
+  { step, epoch, consumedSamples }: Position,
+  { loss, lr, gradNorm, seconds, dataSeconds, tokens, samples, flops, memory, labelTokens }: StepFigures,
+): void {
   report.metrics.step({
     step,
     epoch,
@@ -171,7 +240,7 @@ function reportStep(
     samples_per_s: samples / seconds,
     tflops: flops / seconds / 1e12,
     mfu: peakFlops === null ? null : flops / seconds / peakFlops,
-    peak_memory_bytes: engine.device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : engine.memory().peakBytes,
+    peak_memory_bytes: memory,
   });
   report.progress.step({ step, loss, lr, tokensPerSecond: tokens / seconds });
 }

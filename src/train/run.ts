@@ -1,5 +1,6 @@
 /** One training run: assembles model, data, optimizer and schedule from the configuration, and starts THE loop (loop.ts). */
 import { existsSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import {
   type CheckpointState,
@@ -11,9 +12,12 @@ import {
 } from '../checkpoint/folder.ts';
 import type { NevaConfig } from '../config/index.ts';
 import { type DataOptions, type Loader, openLoader } from '../data/loader.ts';
-import type { Engine } from '../engine/engine.ts';
+import type { Engine, Parameter } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
 import { UserError } from '../errors.ts';
+import { gradientReduction } from '../parallel/data.ts';
+import { ALONE, type Group } from '../parallel/group.ts';
+import { makeMesh, meshTable } from '../parallel/mesh.ts';
 import type { Report } from '../report/report.ts';
 import { markFinished, type RunFolder } from '../report/run_folder.ts';
 import { type Assembled, assemble } from './assemble.ts';
@@ -31,23 +35,29 @@ export interface TrainResult {
   finalLoss: number;
 }
 
+/** Runs a stage to its end, on every rank of `group` alike; rank 0 alone writes checkpoints. */
 export async function train(
   stage: 'pretrain' | 'finetune',
   config: NevaConfig,
   run: RunFolder,
   report: Report,
+  group: Group = ALONE,
 ): Promise<TrainResult> {
   refuseUnsupported(config);
   const engine = await openEngine(config.trainer);
   const assembled = assemble(engine, config);
   const { model, tokenizerFolder, visionFolder } = assembled;
-  const data = dataOptions(config, { vision: model.shape.vision, tokenizerFolder, visionFolder });
+  const data = {
+    ...dataOptions(config, { vision: model.shape.vision, tokenizerFolder, visionFolder }),
+    dataParallelRank: group.rank,
+    dataParallelSize: group.size,
+  };
   const start = run.lastCheckpoint ? positionOf(run.lastCheckpoint) : BEGINNING;
   const loader = await openLoader(data, start);
   try {
     loader.onProblem = ({ message }) => report.log.warn(message);
-    const result = await runLoop({ stage, engine, config, run, report, assembled, data, loader, start });
-    if (!result.stopped) markFinished(run);
+    const result = await runLoop({ stage, engine, config, run, report, group, assembled, data, loader, start });
+    if (!result.stopped && group.rank === 0) markFinished(run);
     return { stopped: result.stopped, steps: result.position.step, finalLoss: result.finalLoss };
   } finally {
     await loader.close();
@@ -62,6 +72,7 @@ interface Setting {
   config: NevaConfig;
   run: RunFolder;
   report: Report;
+  group: Group;
   assembled: Assembled;
   data: DataOptions;
   loader: Loader;
@@ -69,7 +80,7 @@ interface Setting {
 }
 
 async function runLoop(setting: Setting): Promise<LoopResult> {
-  const { stage, engine, config, run, report, assembled, data, loader, start } = setting;
+  const { stage, engine, config, run, report, group, assembled, data, loader, start } = setting;
   const { model } = assembled;
   const { optim, seed } = config.model;
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
@@ -84,6 +95,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     restore(engine, run.lastCheckpoint, trainable, moments);
     engine.setRngState(Buffer.from(readCheckpoint(run.lastCheckpoint).rng, 'base64'));
   }
+  sameWeights(engine, group, trainable);
 
   const maxSteps = lastStep(config, loader.size);
   const schedule = scheduleOf(config, maxSteps);
@@ -134,9 +146,12 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
       optimizer,
       schedule,
       batches: loader,
+      group,
+      reduction: gradientReduction(engine, group, trainable, config.model.grad_allreduce_chunk_size_mb * 1e6),
       report,
-      save: create_checkpoint_callback ? save : async () => {},
-      validate: () => validate(engine, model, { ...data, dataPath: validation! }, trainer.limit_val_batches ?? 50),
+      save: create_checkpoint_callback && group.rank === 0 ? save : async () => {},
+      validate: () =>
+        validate(engine, model, { ...data, dataPath: validation! }, trainer.limit_val_batches ?? 50, group),
     },
     {
       maxSteps,
@@ -150,6 +165,15 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     },
     start,
   );
+}
+
+/** Ranks begin from rank 0's weights, whatever their own generators or files gave. */
+function sameWeights(engine: Engine, group: Group, parameters: readonly Parameter[]): void {
+  if (group.size === 1) return;
+  for (const { name, value, main } of parameters) {
+    group.broadcast(main ?? value, 0, `rank 0's ${name}`).wait();
+    if (main) engine.assign(value, main);
+  }
 }
 
 function positionOf(checkpoint: string): Position {
@@ -184,11 +208,14 @@ const folderOf = (path: string) => (/\.(json|model)$/.test(path) ? dirname(path)
 
 /** What will happen, before step 1: parts and what trains, batches, schedule. */
 function announce(
-  { report, assembled, config, loader, engine, start }: Setting,
+  { report, group, assembled, config, loader, engine, start }: Setting,
   schedule: Schedule,
   maxSteps: number,
 ): void {
   const { log } = report;
+  const seats = group.gather({ host: hostname(), device: engine.device }, 'the ranks to say where they are');
+  const { tensor_model_parallel_size: tp, pipeline_model_parallel_size: pp } = config.model;
+  if (group.size > 1) for (const line of meshTable(makeMesh(group.size, tp, pp), seats)) log.info(line);
   const total = assembled.table.reduce((sum, { parameters }) => sum + parameters, 0);
   const learning = assembled.table.reduce((sum, { trains, parameters }) => sum + (trains ? parameters : 0), 0);
   const number = (value: number) => value.toLocaleString('en-US').padStart(16);
@@ -199,7 +226,7 @@ function announce(
   log.info(`${'all'.padEnd(16)}${number(total)}  ${number(learning).trim()} of them train`);
   const { micro_batch_size: micro, global_batch_size: global } = config.model;
   log.info(
-    `${engine.name} on ${engine.device}, ${precisionText(config)}; ${loader.size} records in batches of ${global} (${global / micro} × ${micro}); ` +
+    `${engine.name} on ${engine.device}, ${precisionText(config)}; ${loader.size} records in batches of ${global} (${global / micro / group.size} × ${micro}${group.size > 1 ? ` on each of ${group.size} ranks` : ''}); ` +
       `steps ${start.step + 1} to ${maxSteps}`,
   );
   log.info(

@@ -2,13 +2,20 @@
 import { type DataOptions, openLoader } from '../data/loader.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { NevaModel } from '../model/neva.ts';
+import type { Group } from '../parallel/group.ts';
 import { forwardOnly } from './walk.ts';
 
 /**
  * Mean loss over the labelled tokens of the first `limit` global batches (below 1: of that share of the records), read in
- * order.
+ * order. Each rank of `group` takes its share of every batch, and gets the mean over all.
  */
-export async function validate(engine: Engine, model: NevaModel, data: DataOptions, limit: number): Promise<number> {
+export async function validate(
+  engine: Engine,
+  model: NevaModel,
+  data: DataOptions,
+  limit: number,
+  group: Group,
+): Promise<number> {
   const loader = await openLoader({ ...data, dataloaderType: 'single' }, { consumedSamples: 0 });
   const all = Math.ceil(loader.size / data.globalBatchSize);
   let left = Math.min(all, limit < 1 ? Math.max(1, Math.round(limit * all)) : limit);
@@ -30,5 +37,6 @@ export async function validate(engine: Engine, model: NevaModel, data: DataOptio
   } finally {
     await loader.close();
   }
-  return loss / tokens;
+  const [allLoss, allTokens] = group.sum([loss, tokens], 'the loss of a validation') as [number, number];
+  return allLoss / allTokens;
 }

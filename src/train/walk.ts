@@ -3,7 +3,7 @@
  * beginning is run without recording; a segment's activations are freed the moment the walk has passed it; a segment that is
  * to be run again keeps its input instead of a vjp.
  */
-import type { Engine, Segment, Tensor, Vjp } from '../engine/engine.ts';
+import type { Engine, Parameter, Segment, Tensor, Vjp } from '../engine/engine.ts';
 import type { Chain } from '../model/neva.ts';
 import { KEEP_ALL, planWalk, type Recompute, type Step } from './recompute.ts';
 
@@ -17,9 +17,16 @@ interface Walked extends Step {
 
 /**
  * Adds the gradients of `scale` · (the chain's summed loss) to `Parameter.grad` of every trainable parameter on it.
- * Returns the loss itself, unscaled: a float32 scalar.
+ * Returns the loss itself, unscaled: a float32 scalar. `onFinal` is told of parameters that this walk will add nothing more
+ * to, while it still goes on below them.
  */
-export function forwardBackward(engine: Engine, chain: Chain, scale: number, recompute: Recompute = KEEP_ALL): Tensor {
+export function forwardBackward(
+  engine: Engine,
+  chain: Chain,
+  scale: number,
+  recompute: Recompute = KEEP_ALL,
+  onFinal: (parameters: readonly Parameter[]) => void = () => {},
+): Tensor {
   const steps = planWalk(chain, recompute);
   const first = steps.findIndex(({ segment }) => trains(segment));
   if (first < 0 && !trains(chain.loss.segment(0, 0))) return forwardOnly(engine, chain);
@@ -35,6 +42,10 @@ export function forwardBackward(engine: Engine, chain: Chain, scale: number, rec
   }
 
   const { loss, grad } = lossAndGradient(engine, chain, values[0]!, scale, walked.length > 0);
+  // A weight that a segment further down uses too (tied embeddings) is not final yet.
+  const passed = ({ parameters }: Segment) =>
+    onFinal(parameters.filter((each) => !walked.some(({ segment }) => segment.parameters.includes(each))));
+  passed(chain.loss.segment(0, 0));
   let grads: (Tensor | null)[] = [grad];
   for (let step = walked.pop(); step; step = walked.pop()) {
     const vjp = step.vjp ?? engine.vjp(step.segment, step.inputs, step.needs);
@@ -43,6 +54,7 @@ export function forwardBackward(engine: Engine, chain: Chain, scale: number, rec
     // An input that only this segment kept alive: the output of one that runs again, which has no vjp to own it.
     if (walked.at(-1)?.again) for (const input of step.inputs) input.dispose();
     grads = next;
+    passed(step.segment);
   }
   return loss;
 }

@@ -7,6 +7,8 @@ import { test } from 'node:test';
 import { type CheckpointState, readCheckpoint, restore, saveCheckpoint } from '../../src/checkpoint/folder.ts';
 import type { GlobalBatch, MicroBatch } from '../../src/data/types.ts';
 import type { NevaModel } from '../../src/model/neva.ts';
+import { NO_REDUCTION } from '../../src/parallel/data.ts';
+import { ALONE } from '../../src/parallel/group.ts';
 import type { StepMetrics } from '../../src/report/metrics.ts';
 import type { Report } from '../../src/report/report.ts';
 import { type LoopOptions, type Position, trainLoop } from '../../src/train/loop.ts';
@@ -144,6 +146,8 @@ async function run({
       optimizer,
       schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: 20 },
       batches: source(),
+      group: ALONE,
+      reduction: NO_REDUCTION,
       report: reportInto(lines, stop.signal),
       save: async (position) => {
         if (saveAt) saveCheckpoint(engine, saveAt, content(model, position, moments));

@@ -1,0 +1,124 @@
+/**
+ * Data parallelism: every rank has the whole model and its share of the global batch; gradients are summed over the ranks
+ * in buckets, each on its way while the backward pass goes on below it.
+ */
+import type { Engine, Parameter } from '../engine/engine.ts';
+import type { Group, Work } from './group.ts';
+
+/** What the loop tells of its gradients, and waits for. */
+export interface GradientReduction {
+  /** These parameters' gradients will not change any more in this step. */
+  final(parameters: readonly Parameter[]): void;
+  /** Backward has ended: starts what is left. 1 for each parameter that has a gradient on this rank, 0 for the others. */
+  finish(): number[];
+  /** Waits until every `grad` is the sum over the ranks. `present`: `finish` summed over the ranks. */
+  wait(present: readonly number[]): void;
+}
+
+/** One process has nothing to reduce. */
+export const NO_REDUCTION: GradientReduction = { final() {}, finish: () => [], wait() {} };
+
+interface Bucket {
+  parameters: Parameter[];
+  /** Parameters whose gradients are not final yet. */
+  missing: Set<Parameter>;
+  work: Work | null;
+}
+
+/**
+ * Reduces the gradients of `parameters` (in the order of the model) in buckets of about `bucketBytes`.
+ *
+ * Buckets start in a fixed order, the last layers first, whatever order they become ready in: ranks whose micro batches
+ * hold no picture, or no label, take part in the same messages as the others, with zeros.
+ */
+export function gradientReduction(
+  engine: Engine,
+  group: Group,
+  parameters: readonly Parameter[],
+  bucketBytes: number,
+): GradientReduction {
+  return group.size === 1 ? NO_REDUCTION : new BucketedReduction(engine, group, parameters, bucketBytes);
+}
+
+class BucketedReduction implements GradientReduction {
+  readonly #engine: Engine;
+  readonly #group: Group;
+  readonly #parameters: readonly Parameter[];
+  readonly #buckets: readonly Bucket[];
+  readonly #bucketOf = new Map<Parameter, Bucket>();
+  readonly #absent = new Set<Parameter>();
+  #next = 0;
+
+  constructor(engine: Engine, group: Group, parameters: readonly Parameter[], bucketBytes: number) {
+    this.#engine = engine;
+    this.#group = group;
+    this.#parameters = parameters;
+    this.#buckets = fill([...parameters].reverse(), bucketBytes);
+    for (const bucket of this.#buckets) for (const each of bucket.parameters) this.#bucketOf.set(each, bucket);
+  }
+
+  final(parameters: readonly Parameter[]): void {
+    for (const parameter of parameters) this.#bucketOf.get(parameter)?.missing.delete(parameter);
+    while (this.#buckets[this.#next]?.missing.size === 0) this.#start();
+    // Those that have arrived give their buffers back, so that few are held at a time.
+    for (const bucket of this.#buckets.slice(0, this.#next)) {
+      if (!bucket.work?.done) continue;
+      bucket.work.wait();
+      bucket.work = null;
+    }
+  }
+
+  finish(): number[] {
+    while (this.#next < this.#buckets.length) this.#start();
+    return this.#parameters.map((parameter) => (this.#absent.has(parameter) ? 0 : 1));
+  }
+
+  wait(present: readonly number[]): void {
+    for (const bucket of this.#buckets) {
+      bucket.work?.wait();
+      bucket.work = null;
+      bucket.missing = new Set(bucket.parameters);
+    }
+    this.#next = 0;
+    this.#absent.clear();
+    // What no rank has a gradient of is not updated at all, as in a single process: neither decay nor moments.
+    for (const [i, parameter] of this.#parameters.entries()) {
+      if (present[i] !== 0) continue;
+      parameter.grad?.dispose();
+      parameter.grad = null;
+    }
+  }
+
+  #start(): void {
+    const bucket = this.#buckets[this.#next]!;
+    this.#next += 1;
+    const grads = bucket.parameters.map((parameter) => {
+      if (parameter.grad === null) {
+        this.#absent.add(parameter);
+        parameter.grad = this.#engine.keep(this.#engine.zeros(parameter.value.shape));
+      }
+      return parameter.grad;
+    });
+    const first = bucket.parameters[0]!.name;
+    const last = bucket.parameters.at(-1)!.name;
+    bucket.work = this.#group.allReduce(grads, `the gradients of ${first === last ? first : `${last} to ${first}`}`);
+  }
+}
+
+const FLOAT32_BYTES = 4;
+
+function fill(parameters: readonly Parameter[], bucketBytes: number): Bucket[] {
+  const buckets: Bucket[] = [];
+  let bytes = Number.POSITIVE_INFINITY;
+  for (const parameter of parameters) {
+    const size = FLOAT32_BYTES * parameter.value.shape.reduce((product, n) => product * n, 1);
+    if (bytes + size > bucketBytes) {
+      buckets.push({ parameters: [], missing: new Set(), work: null });
+      bytes = 0;
+    }
+    bytes += size;
+    buckets.at(-1)!.parameters.push(parameter);
+    buckets.at(-1)!.missing.add(parameter);
+  }
+  return buckets;
+}

@@ -1,0 +1,211 @@
+/**
+ * Collectives among the ranks of a run. Every rank must call the same ones in the same order; `what` says in a message what
+ * was being waited for when they do not come.
+ */
+import { hostname } from 'node:os';
+import type { Tensor } from '../engine/engine.ts';
+import * as aten from '../engine/torch/aten.generated.ts';
+import { type Handle, native } from '../engine/torch/native.ts';
+import { TorchTensor, torchTensor } from '../engine/torch/tensor.ts';
+import { addressTowards, type Place, type Variables } from './environment.ts';
+
+/** A collective under way. Its tensors must be left alone until `wait` returns; wait once. */
+export interface Work {
+  readonly done: boolean;
+  /** Throws LostRanks when another rank has gone or does not come in time. */
+  wait(): void;
+}
+
+export interface Group {
+  readonly rank: number;
+  readonly size: number;
+  /** Replaces each tensor by its sum over the ranks; all of them travel as one message. */
+  allReduce(tensors: readonly Tensor[], what: string): Work;
+  /** Replaces a tensor by rank `root`'s. */
+  broadcast(tensor: Tensor, root: number, what: string): Work;
+  /** input [n] of every rank, one after the other, into output [size·n]. */
+  allGather(input: Tensor, output: Tensor, what: string): Work;
+  /** Sums input [size·n] over the ranks and leaves part number `rank` in output [n]. */
+  reduceScatter(input: Tensor, output: Tensor, what: string): Work;
+  send(tensor: Tensor, to: number, what: string): Work;
+  receive(tensor: Tensor, from: number, what: string): Work;
+  barrier(what: string): void;
+  /** Sums of host numbers, in float64. */
+  sum(values: readonly number[], what: string): number[];
+  /** What rank 0 gives, on every rank; the others give null. Anything that JSON can hold. */
+  share<T>(value: T | null, what: string): T;
+  /** Every rank's value, by rank. */
+  gather<T>(value: T, what: string): T[];
+  /** In good order only: a rank that has failed just ends. */
+  close(): void;
+}
+
+/** Another rank ended, hangs, or called other collectives: a consequence, the cause is to be looked for there. */
+export class LostRanks extends Error {
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'LostRanks';
+  }
+}
+
+const DONE: Work = { done: true, wait() {} };
+
+/** The group of a process by itself: every collective has its result already. */
+export const ALONE: Group = {
+  rank: 0,
+  size: 1,
+  allReduce: () => DONE,
+  broadcast: () => DONE,
+  allGather: copied,
+  reduceScatter: copied,
+  send: alone,
+  receive: alone,
+  barrier() {},
+  sum: (values) => [...values],
+  share: (value) => value as never,
+  gather: (value) => [value],
+  close() {},
+};
+
+function alone(): never {
+  throw new Error('a process by itself has nobody to send to');
+}
+
+function copied(input: Tensor, output: Tensor): Work {
+  aten.copy_(torchTensor(output), torchTensor(input));
+  return DONE;
+}
+
+/**
+ * Joins the other ranks of `place`; returns when all are there. No rank waits longer than `timeoutSeconds`, for the others
+ * to join or within a collective.
+ */
+export async function joinGroup(place: Place, timeoutSeconds: number, env: Variables = {}): Promise<Group> {
+  const { masterAddress, masterPort, rank, world, server, prefix } = place;
+  const networkInterface = env.GLOO_SOCKET_IFNAME ?? '';
+  const address = networkInterface === '' ? await addressTowards(masterAddress, masterPort) : '';
+  const timeout = Math.round(timeoutSeconds * 1000);
+  const open = () =>
+    native().openGroup(masterAddress, masterPort, rank, world, timeout, server, prefix, address, networkInterface);
+  const who = `rank ${rank} of ${world} on ${hostname()}`;
+  return new NativeGroup(rank, world, who, lostIn(who, `the ranks to meet at ${masterAddress}:${masterPort}`, open));
+}
+
+class NativeGroup implements Group {
+  readonly rank: number;
+  readonly size: number;
+  readonly #who: string;
+  readonly #group: number;
+
+  constructor(rank: number, size: number, who: string, group: number) {
+    this.rank = rank;
+    this.size = size;
+    this.#who = who;
+    this.#group = group;
+  }
+
+  allReduce(tensors: readonly Tensor[], what: string): Work {
+    return this.#start(what, (group) => native().allReduce(group, tensors.map(handle)));
+  }
+
+  broadcast(tensor: Tensor, root: number, what: string): Work {
+    return this.#start(what, (group) => native().broadcast(group, handle(tensor), root));
+  }
+
+  allGather(input: Tensor, output: Tensor, what: string): Work {
+    return this.#start(what, (group) => native().allGather(group, handle(input), handle(output)));
+  }
+
+  reduceScatter(input: Tensor, output: Tensor, what: string): Work {
+    return this.#start(what, (group) => native().reduceScatter(group, handle(input), handle(output)));
+  }
+
+  send(tensor: Tensor, to: number, what: string): Work {
+    return this.#start(what, (group) => native().send(group, handle(tensor), to, 0));
+  }
+
+  receive(tensor: Tensor, from: number, what: string): Work {
+    return this.#start(what, (group) => native().receive(group, handle(tensor), from, 0));
+  }
+
+  barrier(what: string): void {
+    this.#start(what, (group) => native().barrier(group)).wait();
+  }
+
+  sum(values: readonly number[], what: string): number[] {
+    return this.#hostly(Float64Array.from(values), 'float64', (tensor) => {
+      this.allReduce([tensor], what).wait();
+      return [...new Float64Array(native().readBytes(tensor.handle))];
+    });
+  }
+
+  share<T>(value: T | null, what: string): T {
+    const own = this.rank === 0 ? Buffer.from(JSON.stringify(value)) : Buffer.alloc(0);
+    const length = this.sum([own.length], what)[0]!;
+    const message = this.rank === 0 ? new Uint8Array(own) : new Uint8Array(length);
+    return this.#hostly(message, 'uint8', (tensor) => {
+      this.broadcast(tensor, 0, what).wait();
+      return JSON.parse(Buffer.from(native().readBytes(tensor.handle)).toString()) as T;
+    });
+  }
+
+  gather<T>(value: T, what: string): T[] {
+    const own = Buffer.from(JSON.stringify(value));
+    const lengths = this.sum(
+      Array.from({ length: this.size }, (_, rank) => (rank === this.rank ? own.length : 0)),
+      what,
+    );
+    const longest = Math.max(...lengths);
+    const padded = new Uint8Array(longest);
+    padded.set(own);
+    return this.#hostly(padded, 'uint8', (input) =>
+      this.#hostly(new Uint8Array(longest * this.size), 'uint8', (output) => {
+        this.allGather(input, output, what).wait();
+        const all = Buffer.from(native().readBytes(output.handle));
+        return lengths.map(
+          (length, rank) => JSON.parse(all.subarray(rank * longest, rank * longest + length).toString()) as T,
+        );
+      }),
+    );
+  }
+
+  close(): void {
+    native().closeGroup(this.#group);
+  }
+
+  #start(what: string, begin: (group: number) => number): Work {
+    const work = lostIn(this.#who, what, () => begin(this.#group));
+    const who = this.#who;
+    return {
+      get done() {
+        return native().workDone(work);
+      },
+      wait: () => lostIn(who, what, () => native().waitWork(work)),
+    };
+  }
+
+  /** A host array as a tensor for the time of `body`. */
+  #hostly<R>(data: Float64Array | Uint8Array, dtype: string, body: (tensor: TorchTensor) => R): R {
+    const tensor = new TorchTensor(native().fromBytes(data, [data.length], dtype));
+    try {
+      return body(tensor);
+    } finally {
+      tensor.dispose();
+    }
+  }
+}
+
+const handle = (tensor: Tensor): Handle => torchTensor(tensor).handle;
+
+/** Runs what waits for other ranks; what LibTorch throws there becomes LostRanks with who waited for what. */
+function lostIn<R>(who: string, what: string, body: () => R): R {
+  try {
+    return body();
+  } catch (error) {
+    if (!(error instanceof Error) || error instanceof TypeError) throw error;
+    // Gloo's messages begin with a place in its source and end with advice.
+    const [first = ''] = error.message.split('\n', 1);
+    const reason = first.replace(/^\[[^\]]*\.\w+:\d+\] /, '').replace(/ This is typically caused.*$/, '');
+    throw new LostRanks(`${who} waited for ${what}: ${reason}`, { cause: error });
+  }
+}
