@@ -24,7 +24,18 @@ interface BlockParameters {
 }
 
 const PREFIX = 'vision_tower.vision_model.';
-const INIT_STD = 0.02;
+
+/** Standard deviations of random weights, as CLIPPreTrainedModel sets them for a tower of this width and depth. */
+function initialStd({ hiddenSize: C, numLayers }: VisionShape) {
+  return {
+    classToken: C ** -0.5,
+    embedding: 0.02,
+    attentionIn: C ** -0.5 * (2 * numLayers) ** -0.5,
+    attentionOut: C ** -0.5,
+    mlpIn: (2 * C) ** -0.5,
+    mlpOut: C ** -0.5 * (2 * numLayers) ** -0.5,
+  };
+}
 
 /** Blocks that run to reach hidden state `selectLayer` of [embeddings, block 1, … block L]. */
 export function blocksUsed({ numLayers, selectLayer }: VisionShape): number {
@@ -50,12 +61,13 @@ export class VisionTower {
     const { hiddenSize: C, imageSize, patchSize, numLayers } = shape;
     const positions = Math.floor(imageSize / patchSize) ** 2 + 1;
     const maker = new ParameterMaker(engine, source);
+    const std = initialStd(shape);
     this.shape = shape;
     this.#engine = engine;
     this.#embeddings = [
-      maker.make(`${PREFIX}embeddings.class_embedding`, [C], normal(INIT_STD)),
-      maker.make(`${PREFIX}embeddings.patch_embedding.weight`, [C, 3, patchSize, patchSize], normal(INIT_STD)),
-      maker.make(`${PREFIX}embeddings.position_embedding.weight`, [positions, C], normal(INIT_STD)),
+      maker.make(`${PREFIX}embeddings.class_embedding`, [C], normal(std.classToken)),
+      maker.make(`${PREFIX}embeddings.patch_embedding.weight`, [C, 3, patchSize, patchSize], normal(std.embedding)),
+      maker.make(`${PREFIX}embeddings.position_embedding.weight`, [positions, C], normal(std.embedding)),
       maker.make(`${PREFIX}pre_layrnorm.weight`, [C], ones), // CLIP's own spelling
       maker.make(`${PREFIX}pre_layrnorm.bias`, [C], zeros),
     ];
@@ -108,8 +120,9 @@ class VisionBlock {
   constructor(shape: VisionShape, index: number, maker: ParameterMaker) {
     const { hiddenSize: C, ffnHiddenSize: F } = shape;
     const prefix = `${PREFIX}encoder.layers.${index}.`;
-    const linear = (name: string, rows: number, columns: number): Linear => ({
-      weight: maker.make(`${prefix}${name}.weight`, [rows, columns], normal(INIT_STD)),
+    const std = initialStd(shape);
+    const linear = (name: string, rows: number, columns: number, initial: number): Linear => ({
+      weight: maker.make(`${prefix}${name}.weight`, [rows, columns], normal(initial)),
       bias: maker.make(`${prefix}${name}.bias`, [rows], zeros),
     });
     const norm = (name: string): Linear => ({
@@ -120,13 +133,13 @@ class VisionBlock {
     this.#shape = shape;
     this.#weights = {
       norm1: norm('layer_norm1'),
-      query: linear('self_attn.q_proj', C, C),
-      key: linear('self_attn.k_proj', C, C),
-      value: linear('self_attn.v_proj', C, C),
-      output: linear('self_attn.out_proj', C, C),
+      query: linear('self_attn.q_proj', C, C, std.attentionIn),
+      key: linear('self_attn.k_proj', C, C, std.attentionIn),
+      value: linear('self_attn.v_proj', C, C, std.attentionIn),
+      output: linear('self_attn.out_proj', C, C, std.attentionOut),
       norm2: norm('layer_norm2'),
-      fc1: linear('mlp.fc1', F, C),
-      fc2: linear('mlp.fc2', C, F),
+      fc1: linear('mlp.fc1', F, C, std.mlpIn),
+      fc2: linear('mlp.fc2', C, F, std.mlpOut),
     };
     this.parameters = Object.values(this.#weights).flatMap(({ weight, bias }: Linear) => [weight, bias]);
   }
