@@ -85,8 +85,14 @@ export async function brokenRules(
   purpose: 'train' | 'inference',
 ): Promise<string | null> {
   const { findProblems } = await import('../config/index.ts');
+  const { readPlace } = await import('../parallel/environment.ts');
   const { unsupported } = await import('../train/supported.ts');
-  const rules = findProblems(config, { purpose, exists: existsSync });
+  const place = readPlace(process.env);
+  const rules = findProblems(config, {
+    purpose,
+    exists: existsSync,
+    ...(place === null ? {} : { worldSize: place.world }),
+  });
   const problems = purpose === 'train' ? [...rules, ...unsupported(config)] : rules;
   return problems.length === 0 ? null : problems.join('\n');
 }

@@ -24,6 +24,8 @@ export async function main(args: readonly string[]): Promise<number> {
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'neva: ')) })
     .addHelpText('after', '\n`neva VERB --help` says more. Without overrides, `neva pretrain` trains the bundled demo.')
     .version(packageVersion(), '-V, --version', 'print the version')
+    // What stands behind `launch VERB` is that verb's.
+    .enablePositionalOptions()
     .exitOverride();
   try {
     for (const verb of verbs) {
@@ -60,11 +62,13 @@ function longFlags(args: readonly string[]): string[] {
 async function exitCode(error: unknown): Promise<number> {
   // Commander has printed its message already; its own code for every mistake is 1.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  const { tellLauncher } = await import('./ranks.ts');
   if (isUserError(error)) {
-    console.error(`neva: ${error.message}`);
+    if (!tellLauncher(error.message, error)) console.error(`neva: ${error.message}`);
     return 2;
   }
   const { recordFault } = await import('./fault.ts');
-  console.error(recordFault(error));
+  const line = recordFault(error);
+  if (!tellLauncher(line.replace(/^neva: /, ''), error)) console.error(line);
   return 1;
 }

@@ -1,6 +1,7 @@
 /** `neva pretrain` and `neva finetune`: from a command line to a run folder with a trained model in it. */
-import { existsSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
+import { Writable } from 'node:stream';
 import { type Command, Option } from 'commander';
 import type { Composed, NevaConfig } from '../config/index.ts';
 import { isUserError } from '../errors.ts';
@@ -10,6 +11,7 @@ import { packageRoot } from '../root.ts';
 import { faultIsIn } from './fault.ts';
 import { addConfigFlags, checkRules, composeOrShow, flagWords } from './hydra.ts';
 import type { SweepFlags } from './multirun.ts';
+import { joinRanks, launchRanks, ownPlace } from './ranks.ts';
 import { isDemo, reduceDemo } from './reduced.ts';
 import { onStopSignals, STOPPED } from './stop.ts';
 
@@ -50,9 +52,19 @@ async function start(stage: Stage, overrides: string[], flags: Flags): Promise<v
   const composed = await composeOrShow(`neva_${stage}`, [...overrides, ...job], flags);
   if (!composed) return;
   await checkRules(composed, 'train');
+  const words = [stage, ...flagWords(flags), ...overrides];
+  const { trainer } = composed.config;
+  if (ownPlace(trainer) === null && trainer.devices > 1) {
+    const { ensureAddon } = await import('../engine/torch/build.ts');
+    // Before the ranks start, or each of them would build it.
+    await ensureAddon(say);
+    const folder = flags.jobFolder === undefined ? [] : ['--job-folder', flags.jobFolder];
+    process.exitCode = await launchRanks(trainer, [...words, ...folder], say);
+    return;
+  }
   const { findRemarks } = await import('../config/index.ts');
   for (const remark of findRemarks(composed.config)) say(remark);
-  await trainStage(stage, composed, overrides, ['neva', stage, ...flagWords(flags), ...overrides]);
+  await trainStage(stage, composed, overrides, ['neva', ...words]);
 }
 
 /** A job that was left unfinished is gone on with, whatever its files say of resuming: the sweep was started again. */
@@ -67,22 +79,30 @@ async function trainStage(
   overrides: readonly string[],
   command: readonly string[],
 ): Promise<void> {
-  say(introduction(stage, asked));
+  const place = ownPlace(asked.trainer);
+  const leads = place === null || place.rank === 0;
+  const tell = leads ? say : () => {};
+  tell(introduction(stage, asked));
   const { chooseEngine } = await import('../engine/open.ts');
-  const trainer = await chooseEngine(asked.trainer, say);
-  const config = reduceDemo({ ...asked, trainer }, overrides, say);
+  const trainer = await chooseEngine(asked.trainer, tell);
+  const config = reduceDemo({ ...asked, trainer }, overrides, tell);
 
+  const group = await joinRanks(place, trainer);
   const folders = await import('../report/run_folder.ts');
-  const run = folders.openRunFolder(folderOptions(config));
-  say(run.notice);
-  const { report, close } = await openReport(config, run);
+  const run = group.share(leads ? folders.openRunFolder(folderOptions(config)) : null, 'rank 0 to open the run folder');
+  // On a machine that does not share rank 0's disk, for the log.
+  if (!leads) mkdirSync(run.dir, { recursive: true });
+  tell(run.notice);
+  const { report, close } = await openReport(config, run, group.rank);
   const stop = onStopSignals((line) => report.progress.print(line));
   try {
-    folders.recordConfig(run, config, overrides, raw);
-    const { recordStart } = await import('../report/run_record.ts');
-    recordStart(run.dir, { command, torch: await torchVersion(config), resumedStep: run.resumedStep });
+    if (leads) {
+      folders.recordConfig(run, config, overrides, raw);
+      const { recordStart } = await import('../report/run_record.ts');
+      recordStart(run.dir, { command, torch: await torchVersion(config), resumedStep: run.resumedStep });
+    }
     const { train } = await import('../train/run.ts');
-    const result = await train(stage, config, run, { ...report, stop: stop.signal });
+    const result = await train(stage, config, run, { ...report, stop: stop.signal }, group);
     report.progress.stop();
     if (result.stopped) {
       const how = config.exp_manager.resume_if_exists ? 'the same command' : 'exp_manager.resume_if_exists=true';
@@ -91,11 +111,12 @@ async function trainStage(
     } else {
       report.log.info(`Done: ${result.steps} steps, loss ${result.finalLoss.toFixed(4)}, in ${run.dir}`);
     }
+    group.close();
   } catch (error) {
     report.progress.stop();
     report.log.error(error);
-    if (isUserError(error)) folders.removeUnused(run);
-    else faultIsIn(error, run.logFile);
+    if (!isUserError(error)) faultIsIn(error, run.logFile);
+    else if (leads) folders.removeUnused(run);
     throw error;
   } finally {
     stop.release();
@@ -135,6 +156,7 @@ function folderOptions({ exp_manager: manager }: NevaConfig) {
 async function openReport(
   config: NevaConfig,
   run: RunFolder,
+  rank: number,
 ): Promise<{ report: Omit<Report, 'stop'>; close: () => void }> {
   const [{ openLog }, { MetricsWriter }, { Progress }, { TensorboardWriter }] = await Promise.all([
     import('../report/log.ts'),
@@ -142,6 +164,12 @@ async function openReport(
     import('../report/progress.ts'),
     import('../report/tensorboard.ts'),
   ]);
+  if (rank > 0) {
+    // Rank 0 speaks for all, and writes the figures; the log has every rank's lines.
+    const progress = new Progress({ stream: new Writable({ write: (_piece, _encoding, done) => done() }), bar: false });
+    const metrics = { step() {}, validation() {} };
+    return { report: { log: openLog(run.logFile, () => {}, rank), progress, metrics }, close() {} };
+  }
   const progress = new Progress({
     stream: process.stderr,
     bar: process.stderr.isTTY === true && config.trainer.enable_progress_bar,

@@ -23,6 +23,11 @@ export const verbs: readonly Verb[] = [
   { name: 'finetune', help: 'train the projector and the language model', load: () => stage('finetune') },
   { name: 'generate', help: 'answer prompts about pictures with a trained model', load: () => import('./generate.ts') },
   {
+    name: 'launch',
+    help: 'run a training verb on several ranks, here or on several machines',
+    load: () => import('./launch.ts'),
+  },
+  {
     name: 'convert-checkpoint',
     help: 'write a model, or a part of it, in another layout',
     load: () => import('./convert.ts'),

@@ -19,6 +19,8 @@ export interface Work {
 export interface Group {
   readonly rank: number;
   readonly size: number;
+  /** What the run is at, for messages: `step 12`. */
+  during: string;
   /** Replaces each tensor by its sum over the ranks; all of them travel as one message. */
   allReduce(tensors: readonly Tensor[], what: string): Work;
   /** Replaces a tensor by rank `root`'s. */
@@ -54,6 +56,7 @@ const DONE: Work = { done: true, wait() {} };
 export const ALONE: Group = {
   rank: 0,
   size: 1,
+  during: '',
   allReduce: () => DONE,
   broadcast: () => DONE,
   allGather: copied,
@@ -94,6 +97,7 @@ export async function joinGroup(place: Place, timeoutSeconds: number, env: Varia
 class NativeGroup implements Group {
   readonly rank: number;
   readonly size: number;
+  during = 'the beginning';
   readonly #who: string;
   readonly #group: number;
 
@@ -174,13 +178,14 @@ class NativeGroup implements Group {
   }
 
   #start(what: string, begin: (group: number) => number): Work {
-    const work = lostIn(this.#who, what, () => begin(this.#group));
+    const waited = `${what}, at ${this.during}`;
     const who = this.#who;
+    const work = lostIn(who, waited, () => begin(this.#group));
     return {
       get done() {
         return native().workDone(work);
       },
-      wait: () => lostIn(who, what, () => native().waitWork(work)),
+      wait: () => lostIn(who, waited, () => native().waitWork(work)),
     };
   }
 

@@ -6,7 +6,7 @@ import type { Progress } from './progress.ts';
 export interface Report {
   log: Logger;
   progress: Progress;
-  metrics: MetricsWriter;
+  metrics: Pick<MetricsWriter, 'step' | 'validation'>;
   /** Aborted by SIGTERM or Ctrl-C: finish the step, save, return `stopped: true`. */
   stop: AbortSignal;
 }

@@ -82,16 +82,17 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     const dataSeconds = (performance.now() - began) / 1000;
     const step = position.step + 1;
     const lr = learningRate(schedule, step - 1);
+    group.during = `step ${step}`;
 
     // Forward and backward; gradients add up over the micro batches, and over the ranks while backward goes on.
-    const counts = countLabels(batch, group, step);
+    const counts = countLabels(batch, group);
     const ownLoss = accumulate(parts, batch, counts, options);
     const present = reduction.finish();
     // Signals arrive between turns of the event loop, which native calls have kept waiting.
     await new Promise((resolve) => setImmediate(resolve));
     const [loss, stopping, tokens, samples, flops, memory, ...presentOnAll] = group.sum(
       [ownLoss, report.stop.aborted ? 1 : 0, ...workOf(parts, batch, options), ...present],
-      `the figures of step ${step}`,
+      "the others' figures",
     ) as [number, number, number, number, number, number, ...number[]];
     reduction.wait(presentOnAll);
     const gradNorm = optimizer.step(step, lr);
@@ -149,9 +150,9 @@ interface LabelCounts {
 
 const hasLabels = ({ labelRows }: MicroBatch) => labelRows.length > 0;
 
-function countLabels({ microBatches, labelTokens }: GlobalBatch, group: Group, step: number): LabelCounts {
+function countLabels({ microBatches, labelTokens }: GlobalBatch, group: Group): LabelCounts {
   const own = [labelTokens, microBatches.filter(hasLabels).length];
-  const [tokens, labelled] = group.sum(own, `the others to begin step ${step}`) as [number, number];
+  const [tokens, labelled] = group.sum(own, 'the others to begin') as [number, number];
   return { tokens, microBatches: labelled };
 }
 

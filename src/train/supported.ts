@@ -4,17 +4,26 @@ import { UserError } from '../errors.ts';
 
 /** One line for each key that asks for more than this build can do. */
 export function unsupported({ trainer, model }: NevaConfig): string[] {
-  const parallel =
-    trainer.engine === 'tfjs'
-      ? 'the tfjs engine is one process on one device; with trainer.engine=torch, several ranks are not built yet'
-      : 'several ranks are not built yet';
+  const parallel = 'ranks share the data only, not yet the model';
+  const tfjs = trainer.engine === 'tfjs';
+  const alone = 'the tfjs engine is one process on one device';
   const problems: [boolean, string][] = [
     [
       trainer.precision === '16',
       `trainer.precision=${trainer.precision}: only 32 and bf16 are built yet; set trainer.precision=bf16`,
     ],
-    [trainer.devices !== 1, `trainer.devices=${trainer.devices}: ${parallel}; set trainer.devices=1`],
-    [trainer.num_nodes !== 1, `trainer.num_nodes=${trainer.num_nodes}: ${parallel}; set trainer.num_nodes=1`],
+    [
+      trainer.devices < 1,
+      `trainer.devices=${trainer.devices}: several GPUs are not built yet; say how many processes, as trainer.devices=1`,
+    ],
+    [
+      tfjs && trainer.devices > 1,
+      `trainer.devices=${trainer.devices}: ${alone}; set trainer.devices=1, or trainer.engine=torch`,
+    ],
+    [
+      tfjs && trainer.num_nodes > 1,
+      `trainer.num_nodes=${trainer.num_nodes}: ${alone}; set trainer.num_nodes=1, or trainer.engine=torch`,
+    ],
     [
       model.tensor_model_parallel_size !== 1,
       `model.tensor_model_parallel_size=${model.tensor_model_parallel_size}: ${parallel}; set it to 1`,
@@ -28,11 +37,11 @@ export function unsupported({ trainer, model }: NevaConfig): string[] {
       `model.optim.name=${model.optim.name}: only AdamW is built yet; set model.optim.name=fused_adam`,
     ],
     [
-      trainer.engine === 'tfjs' && trainer.precision !== '32',
+      tfjs && trainer.precision !== '32',
       `trainer.precision=${trainer.precision}: the tfjs engine computes in float32; set trainer.precision=32, or trainer.engine=torch`,
     ],
     [
-      trainer.engine === 'tfjs' && trainer.num_threads !== null && trainer.tfjs_backend === 'cpu',
+      tfjs && trainer.num_threads !== null && trainer.tfjs_backend === 'cpu',
       `trainer.num_threads=${trainer.num_threads}: plain JavaScript computes on one core; leave it out, or set trainer.engine=torch`,
     ],
     [model.data.packed_sequence, 'model.data.packed_sequence: packing is not built yet; set it to false'],

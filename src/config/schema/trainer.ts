@@ -20,6 +20,11 @@ export const trainer = section('Machine, precision and length of the run', {
     synonyms: { auto: -1 },
   }),
   num_nodes: int(1, 'Machines that take part', { min: 1 }),
+  collective_timeout: float(600, 'Seconds that a rank waits for the others, to join or within one collective', {
+    min: 0,
+    exclusiveMin: true,
+  }),
+  failure_timeout: float(60, 'Seconds after the first failed rank until those that still hang are killed', { min: 0 }),
   num_threads: int(null, 'CPU threads per process; null takes all cores, shared out over the processes', { min: 1 }),
   precision: choice(['32', 'bf16', '16'], 'bf16', 'Number format of the computation', {
     synonyms: {
