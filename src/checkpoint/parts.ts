@@ -66,7 +66,7 @@ export function addTower(whole: WholeModel, path: string | null): void {
 
 /** Whether a path names a model itself, and no run or experiment that has one in its checkpoints. */
 export function isModel(path: string): boolean {
-  return statSync(path).isFile() || existsSync(join(path, 'config.json'));
+  return statSync(path).isFile() || ['config.json', 'model_config.yaml'].some((name) => existsSync(join(path, name)));
 }
 
 /** What a checkpoint notes of a part that did not train. */

@@ -31,13 +31,17 @@ export function contiguousStrides(shape: readonly number[]): number[] {
   return strides;
 }
 
-export const viewOf = ({ file, offset, nbytes, dtype, shape }: TensorEntry): View => ({
-  region: { file, offset, nbytes },
-  dtype,
-  start: 0,
-  shape,
-  strides: contiguousStrides(shape),
-});
+/** The view that is all of an entry. One that has several pieces is put together in memory when it is read. */
+export function viewOf(entry: TensorEntry): View {
+  const { file, offset, nbytes, dtype, shape, pieces } = entry;
+  const [only, second] = pieces ?? [];
+  if (only && !second && only.view.shape.join() === shape.join()) return only.view;
+  const region = pieces ? { file, offset: 0, nbytes, made: () => readTensor(entry) } : { file, offset, nbytes };
+  return { region, dtype, start: 0, shape, strides: contiguousStrides(shape) };
+}
+
+/** Whether the region's bytes are those of the file. */
+const isDirect = ({ deflated, made }: Region): boolean => deflated === undefined && made === undefined;
 
 /** `size` elements of dimension `dim` from `start` on. */
 export function narrow(view: View, dim: number, start: number, size: number): View {
@@ -52,12 +56,6 @@ export function narrow(view: View, dim: number, start: number, size: number): Vi
 export function unflatten(view: View, dim: number, sizes: readonly number[]): View {
   const steps = contiguousStrides(sizes).map((stride) => stride * view.strides[dim]!);
   return { ...view, shape: view.shape.toSpliced(dim, 1, ...sizes), strides: view.strides.toSpliced(dim, 1, ...steps) };
-}
-
-/** [B, A, …] of [A, B, …]. */
-export function exchanged(view: View, a: number, b: number): View {
-  const swap = (list: readonly number[]) => list.map((_, d) => list[d === a ? b : d === b ? a : d]!);
-  return { ...view, shape: swap(view.shape), strides: swap(view.strides) };
 }
 
 export function isContiguous({ shape, strides }: View): boolean {
@@ -81,7 +79,7 @@ export function assemble(
   const unit = bytesPerElement(dtype);
   const entry = { name, file: region.file, dtype, shape, offset: region.offset, nbytes: byteLength(shape, dtype) };
   const whole = placed.length === 1 && first.view.shape.join() === block.join();
-  if (whole && isContiguous(first.view) && region.deflated === undefined) {
+  if (whole && isContiguous(first.view) && isDirect(region)) {
     return { ...entry, offset: region.offset + start * unit };
   }
   const strides = contiguousStrides(block);
@@ -92,13 +90,6 @@ export function assemble(
     return { view, start: at.reduce((sum, index, d) => sum + index * strides[d]!, 0), strides };
   });
   return { ...entry, pieces };
-}
-
-/** The view of any entry, when it can be one: what is put together from several has none. */
-export function entryView(entry: TensorEntry): View | null {
-  if (!entry.pieces) return viewOf(entry);
-  const [piece] = entry.pieces;
-  return entry.pieces.length === 1 && piece!.view.shape.join() === entry.shape.join() ? piece!.view : null;
 }
 
 /** A tensor's bytes, contiguous and little-endian. Memory: the tensor, and the largest region that must be inflated or sorted. */
@@ -124,7 +115,7 @@ function copyPiece({ view, start, strides }: Piece, target: Uint8Array): void {
   const unit = bytesPerElement(view.dtype);
   const { region } = view;
   const read = (part: Region) => readRegion(part, region.file, Number.POSITIVE_INFINITY);
-  const source = region.deflated === undefined ? read(touched(view)) : read(region).subarray(view.start * unit);
+  const source = isDirect(region) ? read(touched(view)) : read(region).subarray(view.start * unit);
   // Trailing dimensions that are runs on both sides are copied as one.
   let dims = view.shape.length;
   let run = 1;

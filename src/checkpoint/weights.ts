@@ -7,6 +7,7 @@ import type { WeightSource } from '../model/parameters.ts';
 import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
 import { localPath } from './hub.ts';
 import { type Part, partOf, readName } from './names.ts';
+import { openNemo } from './nemo.ts';
 import { readTensor, widen } from './pieces.ts';
 import { fileEntries, folderEntries } from './raw.ts';
 import type { TensorEntry } from './safetensors.ts';
@@ -25,12 +26,40 @@ export interface Weights {
   readonly tokenizerFolder: string | null;
 }
 
-/** Opens what a path or a name of the hub stands for: a Hugging Face folder, one of neva's checkpoint folders, or a single file of safetensors or torch.save. */
+/**
+ * Opens what a path or a name of the hub stands for: a Hugging Face or LLaVA folder, one of neva's checkpoint folders, a single
+ * file of safetensors or torch.save, a `.nemo` archive (tar, gzipped, or unpacked), a Lightning checkpoint of NeMo's.
+ */
 export function openWeights(path: string): Weights {
   const absolute = localPath(path);
-  const info = statSync(absolute);
-  const raw = info.isDirectory() ? folderEntries(absolute) : fileEntries(absolute);
-  const folder = info.isDirectory() ? absolute : dirname(absolute);
+  const nemo = openNemo(absolute);
+  if (nemo) return weightsOf(absolute, nemo.config, nemo.entries, nemo.tokenizerFolder);
+  const isFolder = statSync(absolute).isDirectory();
+  const folder = isFolder ? absolute : dirname(absolute);
+  const entries = ownEntries(path, isFolder ? folderEntries(absolute) : fileEntries(absolute));
+  const tokenizer = ['tokenizer.json', 'tokenizer.model'].some((name) => existsSync(join(folder, name)));
+  return weightsOf(absolute, isFolder ? readConfigShapes(absolute) : null, entries, tokenizer ? folder : null);
+}
+
+function weightsOf(
+  path: string,
+  config: ConfigShapes | null,
+  entries: Weights['entries'],
+  tokenizerFolder: string | null,
+): Weights {
+  const parts = new Set([...entries.keys()].map(partOf));
+  return {
+    path,
+    config,
+    entries,
+    tokenizerFolder,
+    has: (part) => parts.has(part),
+    source: (engine, part, dtype = 'float32') => partSource(engine, path, entries, part, dtype),
+  };
+}
+
+/** Entries under neva's names, from those of any layout of Hugging Face's or LLaVA's. */
+function ownEntries(path: string, raw: ReadonlyMap<string, TensorEntry>): Map<string, TensorEntry> {
   const entries = new Map<string, TensorEntry>();
   const unknown: string[] = [];
   for (const [name, entry] of raw) {
@@ -42,16 +71,7 @@ export function openWeights(path: string): Weights {
     entries.set(reading.name, entry);
   }
   refuseUnknown(path, unknown);
-  const parts = new Set([...entries.keys()].map(partOf));
-  const tokenizer = ['tokenizer.json', 'tokenizer.model'].some((name) => existsSync(join(folder, name)));
-  return {
-    path: absolute,
-    config: info.isDirectory() ? readConfigShapes(absolute) : null,
-    entries,
-    has: (part) => parts.has(part),
-    source: (engine, part, dtype = 'float32') => partSource(engine, absolute, entries, part, dtype),
-    tokenizerFolder: tokenizer ? folder : null,
-  };
+  return entries;
 }
 
 /** Tensors of no known model, told in one table. */

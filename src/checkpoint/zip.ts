@@ -13,6 +13,8 @@ export interface Region {
   offset: number;
   nbytes: number;
   deflated?: number;
+  /** Instead of the file's: bytes that are put together when they are asked for. */
+  made?: () => Uint8Array;
 }
 
 export interface ZipMember extends Region {
@@ -40,6 +42,7 @@ export function readZip(within: Region, where: string): Map<string, ZipMember> {
 export function readRegion(region: Region, where: string, limit: number): Buffer {
   const damaged = (problem: string) => mistake({ where, problem, fix: 'fetch or save the file again' });
   if (region.nbytes > limit) throw damaged(`${region.nbytes} bytes where at most ${limit} can be`);
+  if (region.made) return Buffer.from(region.made().buffer);
   const handle = openSync(region.file, 'r');
   try {
     const stored = Buffer.alloc(region.deflated ?? region.nbytes);

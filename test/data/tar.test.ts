@@ -16,7 +16,7 @@ import { after, test } from 'node:test';
 import fc from 'fast-check';
 import { create } from 'tar';
 import { openImageStore } from '../../src/data/image-store.ts';
-import { indexTar } from '../../src/data/tar-index.ts';
+import { indexTar } from '../../src/tar_index.ts';
 import { packageRoot } from '../../src/root.ts';
 
 const images = join(packageRoot, 'test', 'fixtures', 'data', 'images');

@@ -4,7 +4,7 @@
  */
 import { fstatSync, readSync } from 'node:fs';
 import { Header, Pax } from 'tar';
-import { mistake } from '../errors.ts';
+import { mistake } from './errors.ts';
 
 export interface TarEntry {
   /** Byte position and length of the content. */
@@ -16,8 +16,17 @@ const BLOCK = 512;
 /** Extended headers hold names and numbers: more than this is an attack or damage. */
 const MAX_EXTENDED = 1 << 20;
 
+/** Of the header types of tar, the plain files. */
+export const isPlainFile = (type: string): boolean => ['File', 'OldFile', 'ContiguousFile'].includes(type);
+
+export interface TarExpectations {
+  fix?: string;
+  /** Called with every entry, files or not; may throw. */
+  visit?: (name: string, type: string) => void;
+}
+
 /** Entries by name (leading `./` taken off), the last of equal names winning as in extraction. */
-export function indexTar(file: number, path: string): Map<string, TarEntry> {
+export function indexTar(file: number, path: string, { fix, visit }: TarExpectations = {}): Map<string, TarEntry> {
   const entries = new Map<string, TarEntry>();
   const length = fstatSync(file).size;
   const broken = (what: string, at: number) =>
@@ -25,7 +34,7 @@ export function indexTar(file: number, path: string): Map<string, TarEntry> {
       where: path,
       problem: `not a usable tar archive: ${what} at byte ${at}`,
       expected: 'an uncompressed .tar file',
-      fix: 'make it anew with `tar -cf`, or point model.data.image_folder at the unpacked folder',
+      fix: fix ?? 'make it anew with `tar -cf`, or point model.data.image_folder at the unpacked folder',
     });
   let extended: Pax | undefined;
   let global: Pax | undefined;
@@ -60,7 +69,8 @@ export function indexTar(file: number, path: string): Map<string, TarEntry> {
     }
     // An extended header's path is whole; the header would put its own prefix before it.
     const name = longName ?? extended?.path ?? header.path ?? '';
-    if (type === 'File' || type === 'OldFile' || type === 'ContiguousFile') {
+    visit?.(name, type);
+    if (isPlainFile(type)) {
       entries.set(name.replace(/^(\.\/)+/, ''), { offset, size });
     }
     extended = undefined;

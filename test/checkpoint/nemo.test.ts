@@ -1,0 +1,156 @@
+/** NeMo's archives, made by test/tools/foreign_models.py without neva's code. */
+import assert from 'node:assert/strict';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { addTower, openWhole } from '../../src/checkpoint/parts.ts';
+import { openWeights } from '../../src/checkpoint/weights.ts';
+import { isUserError } from '../../src/errors.ts';
+import { assertSame, contentsOf } from '../support/contents.ts';
+import { fixture } from '../support/fixtures.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'neva-nemo-'));
+after(() => rmSync(folder, { recursive: true }));
+const hf = openWeights(fixture('foreign/hf'));
+const expected = contentsOf(hf.entries);
+const parts =
+  (...prefixes: string[]) =>
+  (name: string) =>
+    prefixes.some((prefix) => name.startsWith(prefix));
+const refuses = (path: string, pattern: RegExp) =>
+  assert.throws(
+    () => openWeights(path),
+    (error: unknown) => isUserError(error) && pattern.test(error.message),
+  );
+
+/** A copy of the unpacked fixture, to be altered. */
+function altered(name: string, alter: (folder: string) => void): string {
+  const copy = join(folder, name);
+  cpSync(fixture('foreign/nemo_tp2_pp2'), copy, { recursive: true });
+  alter(copy);
+  return copy;
+}
+
+const rewrite = (from: string, to: string) => (copy: string) => {
+  const file = join(copy, 'model_config.yaml');
+  const text = readFileSync(file, 'utf8');
+  assert.ok(text.includes(from));
+  writeFileSync(file, text.replace(from, to));
+};
+
+for (const name of ['llm_legacy.nemo', 'llm_mcore_tp2.nemo', 'llm_mcore_gz.nemo', 'nemo_tp2_pp2']) {
+  test(`${name} is the LLaMA that it was made from`, () => {
+    const { config, entries, tokenizerFolder } = openWeights(fixture(`foreign/${name}`));
+    assertSame(contentsOf(entries), expected, parts('language_model.'));
+    assert.deepEqual(config, { kind: 'llama', llm: hf.config!.llm });
+    assert.deepEqual(
+      readFileSync(join(tokenizerFolder!, 'tokenizer.model')),
+      readFileSync(fixture('foreign/hf/tokenizer.model')),
+    );
+  });
+}
+
+test('a NeVA archive gives language model, projector and the name of its tower', () => {
+  const whole = openWhole(fixture('foreign/neva_legacy_tp2.nemo'));
+  const { config, entries } = whole.parts.llm!;
+  assertSame(contentsOf(entries), expected, parts('language_model.', 'multi_modal_projector.'));
+  const { vision: _, ...rest } = hf.config!;
+  const feature = { selectLayer: -2, classTokenLength: 1 };
+  assert.deepEqual(config, { ...rest, feature, visionTower: 'openai/clip-tiny' });
+  addTower(whole, fixture('foreign/clip.nemo'));
+  assert.deepEqual(whole.config?.vision, hf.config?.vision);
+});
+
+test('an archive of the projector alone, as a pretraining with a frozen language model leaves it', () => {
+  const { config, entries } = openWeights(fixture('foreign/neva_projector.nemo'));
+  assertSame(contentsOf(entries), expected, parts('multi_modal_projector.'));
+  assert.equal(config?.llm, undefined);
+  assert.deepEqual(config?.projector, hf.config?.projector);
+});
+
+for (const name of ['clip.nemo', 'clip_tp2.nemo']) {
+  test(`${name} gives the vision tower; the text half is left out`, () => {
+    const { config, entries } = openWeights(fixture(`foreign/${name}`));
+    assertSame(contentsOf(entries), expected, parts('vision_tower.'));
+    assert.deepEqual(config, { kind: 'clip', vision: hf.config!.vision });
+  });
+}
+
+test('weights that no rank changed are mapped where they lie in the archive', () => {
+  const { entries } = openWeights(fixture('foreign/llm_legacy.nemo'));
+  const mapped = [...entries.values()].filter(({ pieces }) => !pieces).map(({ name }) => name);
+  for (const name of ['embed_tokens', 'layers.1.mlp.down_proj', 'layers.0.mlp.up_proj', 'norm']) {
+    assert.ok(mapped.includes(`language_model.model.${name}.weight`), name);
+  }
+});
+
+test('a Lightning checkpoint is found with its other ranks, and with the run’s hparams.yaml', () => {
+  const run = join(folder, 'run');
+  for (const rank of [
+    'tp_rank_00_pp_rank_000',
+    'tp_rank_01_pp_rank_000',
+    'tp_rank_00_pp_rank_001',
+    'tp_rank_01_pp_rank_001',
+  ]) {
+    mkdirSync(join(run, 'checkpoints', rank), { recursive: true });
+    cpSync(fixture(`foreign/nemo_tp2_pp2/${rank}/model_weights.ckpt`), join(run, 'checkpoints', rank, 'a-last.ckpt'));
+  }
+  const path = join(run, 'checkpoints/tp_rank_01_pp_rank_001/a-last.ckpt');
+  refuses(path, /hparams\.yaml/);
+  const config = readFileSync(fixture('foreign/nemo_tp2_pp2/model_config.yaml'), 'utf8');
+  writeFileSync(join(run, 'hparams.yaml'), `cfg:\n  vocab_size: 620\n${config.replace(/^/gm, '  ')}`);
+  assertSame(contentsOf(openWeights(path).entries), expected, parts('language_model.'));
+});
+
+test('padding of the vocabulary is kept where nothing tells how many tokens there are', () => {
+  const path = altered('unknown', rewrite('_tokenizer.model', '_other.model'));
+  assert.equal(openWeights(path).config?.llm?.vocabSize, 624);
+});
+
+test('a configuration that contradicts the weights is refused with the differences', () => {
+  refuses(
+    altered('ffn', rewrite('ffn_hidden_size: 24', 'ffn_hidden_size: 28')),
+    /mlp[\s\S]*\[24, 16\] in the file, \[28, 16\]/,
+  );
+  refuses(altered('groups', rewrite('num_query_groups: 2', 'num_query_groups: 4')), /query_key_value/);
+  refuses(altered('layers', rewrite('num_layers: 2', 'num_layers: 4')), /layers\.1\.[\s\S]*missing on 2 of 2/);
+  refuses(altered('odd', rewrite('num_layers: 2', 'num_layers: 3')), /3 blocks cannot have been split over 2/);
+  refuses(altered('fewer', rewrite('hidden_size: 16', 'hidden_size: 12')), /configuration contradicts its weights/);
+});
+
+test('what neva’s model does not have is refused by its key', () => {
+  for (const [from, to, key] of [
+    ['normalization: rmsnorm', 'normalization: layernorm1p', 'normalization'],
+    ['activation: fast-swiglu', 'activation: squared-relu', 'activation'],
+    ['rotary_percentage: 1.0', 'rotary_percentage: 0.5', 'rotary_percentage'],
+    ['bias: false', 'bias: true', 'bias'],
+    ['position_embedding_type: rope', 'position_embedding_type: learned_absolute', 'position_embedding_type'],
+    ['num_layers: 2', 'num_layers: many', 'num_layers'],
+  ] as const) {
+    refuses(
+      altered(key, rewrite(from, to)),
+      new RegExp(`model_config\\.yaml: ${key}: neva's model does not have this`),
+    );
+  }
+});
+
+test('missing ranks and distributed checkpoints are told as such', () => {
+  const rank = 'tp_rank_01_pp_rank_001';
+  refuses(
+    altered('rank', (copy) => rmSync(join(copy, rank), { recursive: true })),
+    /every rank[\s\S]*2 × 2/,
+  );
+  const distributed = altered('distributed', (copy) => {
+    mkdirSync(join(copy, 'model_weights'));
+    writeFileSync(join(copy, 'model_weights', 'common.pt'), '');
+  });
+  refuses(distributed, /distributed checkpoint/);
+  refuses(
+    altered('empty', (copy) => {
+      for (const name of readdirSync(copy))
+        if (name.startsWith('tp_rank')) rmSync(join(copy, name), { recursive: true });
+    }),
+    /every rank[\s\S]*none/,
+  );
+});
