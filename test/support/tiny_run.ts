@@ -11,7 +11,12 @@ export interface TinyRun {
   live: number[];
 }
 
-export function tinyRun(engine: Engine, stage: 'pretrain' | 'finetune', steps: number): TinyRun {
+export function tinyRun(
+  engine: Engine,
+  stage: 'pretrain' | 'finetune',
+  steps: number,
+  afterStep: () => void = () => {},
+): TinyRun {
   const model = tinyLlava(engine);
   const input = referenceInput(engine);
   const labels = reference.label_tokens as number;
@@ -28,6 +33,7 @@ export function tinyRun(engine: Engine, stage: 'pretrain' | 'finetune', steps: n
     loss.dispose();
     run.norms.push(optimizer.step(step, lr));
     run.live.push(engine.memory().tensors);
+    afterStep();
   }
   return run;
 }

@@ -121,11 +121,11 @@ function numberToHalf(value: number): number {
   const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
   const size = Math.abs(value);
   if (size === 0) return sign;
+  if (size >= 65520) return sign | 0x7c00; // half way from the largest, 65504, to the next power of two
   // Below 2^-14 the step between neighbours no longer shrinks.
   const exponent = Math.max(-14, Math.floor(Math.log2(size)));
   const steps = roundToEven(size / 2 ** (exponent - 10)); // 1024 … 2048, below 1024 for subnormals
-  const bits = steps + ((exponent + 14) << 10); // a carry into the exponent is the right next number
-  return sign | Math.min(bits, 0x7c00);
+  return sign | (steps + ((exponent + 14) << 10)); // a carry into the exponent is the right next number
 }
 
 function roundToEven(value: number): number {

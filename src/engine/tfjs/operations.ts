@@ -12,7 +12,10 @@ interface Differentiable {
   gradient: (dy: tf.Tensor, saved: tf.Tensor[]) => tf.Tensor[];
 }
 
-/** An operation on `inputs` with its own gradient; what `forward` computed and `gradient` needs goes through `save`. */
+/**
+ * An operation on `inputs` with its own gradient. Every tensor that `gradient` needs goes through `save`, constants too: by
+ * then the segment's own tensors are freed.
+ */
 function custom(
   inputs: readonly tf.Tensor[],
   forward: (save: (tensors: tf.Tensor[]) => void) => Differentiable,
@@ -109,16 +112,20 @@ function causalMask(T: number, U: number, share: number): tf.Tensor2D {
   return tf.tensor2d(mask, [share * T, U]);
 }
 
+function turn(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor {
+  const [first, second] = tf.split(x, 2, -1) as [tf.Tensor, tf.Tensor];
+  return tf.concat(
+    [tf.sub(tf.mul(first, cos), tf.mul(second, sin)), tf.add(tf.mul(second, cos), tf.mul(first, sin))],
+    -1,
+  );
+}
+
 /** x [B, H, T, D] turned by the angles of cos, sin [T, D/2]; its gradient turns back. */
 export function rope(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor {
-  const turn = (value: tf.Tensor, sine: tf.Tensor): tf.Tensor => {
-    const [first, second] = tf.split(value, 2, -1) as [tf.Tensor, tf.Tensor];
-    return tf.concat(
-      [tf.sub(tf.mul(first, cos), tf.mul(second, sine)), tf.add(tf.mul(second, cos), tf.mul(first, sine))],
-      -1,
-    );
-  };
-  return custom([x], () => ({ value: turn(x, sin), gradient: (dy) => [turn(dy, tf.neg(sin))] }));
+  return custom([x], (save) => {
+    save([cos, sin]);
+    return { value: turn(x, cos, sin), gradient: (dy, [c, s]) => [turn(dy, c!, tf.neg(s!))] };
+  });
 }
 
 /** An element-wise function of one argument, given with its derivative. */
@@ -177,14 +184,11 @@ export function crossEntropy(logits: tf.Tensor, targets: tf.Tensor): tf.Tensor {
   return custom([logits], (save) => {
     const shifted = tf.sub(logits, tf.max(logits, -1, true));
     const logSum = tf.log(tf.sum(tf.exp(shifted), -1, true)); // [M, 1]
-    const at = tf.add(tf.range(0, M * V, V, 'int32'), targets);
-    const chosen = tf.gather(tf.reshape(shifted, [-1]), at);
-    save([tf.sub(shifted, logSum)]);
+    const chosen = tf.gather(tf.reshape(shifted, [-1]), tf.add(tf.range(0, M * V, V, 'int32'), targets));
+    save([tf.sub(shifted, logSum), targets]);
     return {
       value: tf.sum(tf.sub(tf.reshape(logSum, [M]), chosen)),
-      gradient: (dy, [logShares]) => [
-        tf.mul(tf.sub(tf.exp(logShares!), tf.oneHot(tf.cast(targets, 'int32') as tf.Tensor1D, V)), dy),
-      ],
+      gradient: (dy, [logShares, at]) => [tf.mul(tf.sub(tf.exp(logShares!), tf.oneHot(at! as tf.Tensor1D, V)), dy)],
     };
   });
 }
@@ -192,22 +196,27 @@ export function crossEntropy(logits: tf.Tensor, targets: tf.Tensor): tf.Tensor {
 /** Rows of x [R, …] at indices [M]. The gradient adds up where an index is repeated. */
 export function gatherRows(x: tf.Tensor, indices: tf.Tensor): tf.Tensor {
   const { shape } = x;
-  return custom([x], () => ({
-    value: tf.gather(x, indices as tf.Tensor1D),
-    gradient: (dy) => [tf.scatterND(column(indices), dy, shape)],
-  }));
+  return custom([x], (save) => {
+    save([indices]);
+    return {
+      value: tf.gather(x, indices as tf.Tensor1D),
+      gradient: (dy, [at]) => [tf.scatterND(column(at!), dy, shape)],
+    };
+  });
 }
 
 /** base [R, C] with `rows` [M, C] at `indices` [M], which are distinct. */
 export function scatterRows(base: tf.Tensor, indices: tf.Tensor, given: tf.Tensor): tf.Tensor {
-  const [R] = base.shape as [number];
-  const M = indices.shape[0]!;
-  const at = column(indices);
-  const taken = () => tf.cast(tf.scatterND(at, tf.ones([M, 1]), [R, 1]), 'bool');
-  return custom([base, given], () => ({
-    value: tf.where(taken(), tf.scatterND(at, given, base.shape), base),
-    gradient: (dy) => [tf.where(taken(), tf.zerosLike(dy), dy), tf.gather(dy, indices as tf.Tensor1D)],
-  }));
+  const { shape } = base;
+  const taken = (at: tf.Tensor) =>
+    tf.cast(tf.scatterND(column(at), tf.ones([at.shape[0]!, 1]), [shape[0]!, 1]), 'bool');
+  return custom([base, given], (save) => {
+    save([indices]);
+    return {
+      value: tf.where(taken(indices), tf.scatterND(column(indices), given, shape), base),
+      gradient: (dy, [at]) => [tf.where(taken(at!), tf.zerosLike(dy), dy), tf.gather(dy, at! as tf.Tensor1D)],
+    };
+  });
 }
 
 const column = (indices: tf.Tensor): tf.Tensor2D => tf.reshape(indices, [indices.shape[0]!, 1]);

@@ -129,6 +129,33 @@ test('a segment that hands its input on, has two outputs, or ignores an input', 
   assert.equal(live() - before, 2 + 2 + 3, 'the inputs, two gradients, three given ones');
 });
 
+test('constants that a segment makes for itself are there when its gradient is computed', () => {
+  const constant = (...values: number[]) => engine.cast(vector(...values), 'int32');
+  const angles = (f: (x: number) => number) => engine.scale(engine.reshape(vector(f(0.1), f(0.7)), [2, 1]), 1);
+  const segment: Segment = {
+    name: 'own constants',
+    parameters: [],
+    forward: ([x]) => {
+      const rows = engine.gatherRows(x!, constant(1, 1, 0)); // [3, 2]
+      const spliced = engine.scatterRows(rows, constant(2), engine.gatherRows(x!, constant(0))); // [3, 2]
+      const looked = engine.embedding(spliced, engine.reshape(constant(0, 2), [1, 2])); // [1, 2, 2]
+      const turned = engine.rope(engine.reshape(looked, [1, 1, 2, 2]), angles(Math.cos), angles(Math.sin));
+      return [engine.crossEntropy(engine.reshape(turned, [2, 2]), constant(1, 0))];
+    },
+  };
+  const point = engine.tensor(Float32Array.of(0.3, -0.2, 0.5, 0.9), [2, 2]);
+  const [grad] = engine.vjp(segment, [point], [true]).backward([engine.full([], 1)]);
+  const at = (i: number, step: number) => {
+    const values = Float32Array.of(0.3, -0.2, 0.5, 0.9);
+    values[i]! += step;
+    return engine.item(engine.forward(segment, [engine.tensor(values, [2, 2])])[0]!);
+  };
+  for (const [i, value] of Array.from(engine.read(grad!)).entries()) {
+    const expected = (at(i, 0.01) - at(i, -0.01)) / 0.02;
+    assert.ok(Math.abs(value - expected) < 1e-3, `element ${i}: ${value} ≠ ${expected}`);
+  }
+});
+
 test('a frozen parameter gets no gradient, a trained one the sum of all', () => {
   const parameter = (trainable: boolean) => ({
     name: 'w',
