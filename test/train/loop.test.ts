@@ -5,78 +5,20 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { type CheckpointState, readCheckpoint, restore, saveCheckpoint } from '../../src/checkpoint/folder.ts';
-import type { GlobalBatch, MicroBatch } from '../../src/data/types.ts';
+import type { GlobalBatch } from '../../src/data/types.ts';
 import type { NevaModel } from '../../src/model/neva.ts';
 import { NO_REDUCTION } from '../../src/parallel/data.ts';
 import { ALONE } from '../../src/parallel/group.ts';
 import type { StepMetrics } from '../../src/report/metrics.ts';
-import type { Report } from '../../src/report/report.ts';
 import { type LoopOptions, type Position, trainLoop } from '../../src/train/loop.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { KEEP_ALL, type Recompute } from '../../src/train/recompute.ts';
-import { tensorFile } from '../support/fixtures.ts';
-import { reference, tinyLlava } from '../support/llava.ts';
+import { batchOf, referenceRecords, reportInto } from '../support/batches.ts';
+import { tinyLlava } from '../support/llava.ts';
 import { torchEngine } from '../support/torch.ts';
 
 const engine = torchEngine();
-const file = tensorFile(engine, 'llava/reference.safetensors');
-const pixels = Float32Array.from(file.values('pixel_values'));
-const ids = Int32Array.from(file.values('input_ids'));
-const labels = Int32Array.from(file.values('labels'));
-const lengths = Int32Array.from(file.values('lengths'));
-const T = 44;
-const PICTURE = 3 * 28 * 28;
-
-const PATCHES = 16;
-/** Pictures of each record (two of the three have some), counted from its image positions. */
-const picturesOf = [0, 1, 2].map(
-  (record) => ids.subarray(record * T, (record + 1) * T).filter((id) => id === reference.image_token).length / PATCHES,
-);
-const TEXT_ONLY = picturesOf.indexOf(0);
-const firstPicture = (record: number) => picturesOf.slice(0, record).reduce((sum, count) => sum + count, 0);
-
-/** Records of the reference as one micro batch. */
-function micro(records: number[], shift = 0): MicroBatch {
-  const rows: number[] = [];
-  const targets: number[] = [];
-  const imageRows: number[] = [];
-  const pictures: number[] = [];
-  const own = new Int32Array(records.length * T);
-  records.forEach((record, b) => {
-    for (let t = 0; t < T; t++) {
-      const id = ids[record * T + t]!;
-      const isImage = id === reference.image_token;
-      if (isImage) imageRows.push(b * T + t);
-      own[b * T + t] = isImage ? 0 : (id + shift) % 90;
-      const label = labels[record * T + t]!;
-      if (t > 0 && label !== -100) {
-        rows.push(b * T + t - 1);
-        targets.push((label + shift) % 90);
-      }
-    }
-    for (let i = 0; i < picturesOf[record]!; i++) pictures.push(firstPicture(record) + i);
-  });
-  return {
-    batch: records.length,
-    length: T,
-    ids: own,
-    lengths: Int32Array.from(records, (record) => lengths[record]!),
-    labelRows: Int32Array.from(rows),
-    labelTargets: Int32Array.from(targets),
-    pixels: Float32Array.from(pictures.flatMap((r) => [...pixels.subarray(r * PICTURE, (r + 1) * PICTURE)])),
-    imageCount: pictures.length,
-    imageSize: 28,
-    imageRows: Int32Array.from(imageRows),
-    records: records.map(String),
-  };
-}
-
-const batchOf = (microBatches: MicroBatch[], consumedSamples: number): GlobalBatch => ({
-  microBatches,
-  labelTokens: microBatches.reduce((sum, { labelRows }) => sum + labelRows.length, 0),
-  epoch: 0,
-  consumedSamples,
-});
+const { micro, textOnly: TEXT_ONLY } = referenceRecords(engine);
 
 /** Another global batch for every position, as a data set would give. */
 async function* batches(from: number, cut: number[][]): AsyncGenerator<GlobalBatch> {
@@ -85,16 +27,6 @@ async function* batches(from: number, cut: number[][]): AsyncGenerator<GlobalBat
       cut.map((records) => micro(records, i)),
       (i + 1) * 3,
     );
-}
-
-function reportInto(lines: StepMetrics[], stop = new AbortController().signal): Report {
-  const nothing = () => {};
-  return {
-    log: { debug: nothing, info: nothing, warn: nothing, error: nothing },
-    progress: { start: nothing, step: nothing, print: nothing, stop: nothing },
-    metrics: { step: (line: StepMetrics) => lines.push(line), validation: nothing },
-    stop,
-  } as unknown as Report;
 }
 
 const ALL = [[0, 1, 2]];

@@ -1,0 +1,114 @@
+/** Data parallelism changes speed, never results; and its messages are the same on every rank, in the same order. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import type { Parameter, Tensor } from '../../src/engine/engine.ts';
+import { gradientReduction } from '../../src/parallel/data.ts';
+import { ALONE, type Group } from '../../src/parallel/group.ts';
+import { assertClose } from '../support/allclose.ts';
+import { torchEngine } from '../support/torch.ts';
+import { runRanks } from './ranks.ts';
+import type { Outcome, Setting } from './train_rank.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'neva-data-parallel-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+const settings: Setting[] = [
+  { name: 'pretrain', llm: false, recompute: false, reduction: 'tokens' },
+  { name: 'pretrain, recomputed', llm: false, recompute: true, reduction: 'tokens' },
+  { name: 'finetune', llm: true, recompute: false, reduction: 'tokens' },
+  { name: 'finetune, recomputed', llm: true, recompute: true, reduction: 'tokens' },
+  { name: 'finetune, mean of micro batches', llm: true, recompute: false, reduction: 'micro_batches' },
+];
+
+async function outcomes(world: number): Promise<Outcome[][]> {
+  const results = await runRanks('./train_rank.js', world, [folder, JSON.stringify(settings)]);
+  for (const { status, output } of results) assert.equal(status, 0, output);
+  return results.map((_, rank) => JSON.parse(readFileSync(join(folder, `world-${world}-rank-${rank}.json`), 'utf8')));
+}
+
+test('20 steps on 2 and on 4 ranks give the losses and weights of a single process', async () => {
+  const [single] = await outcomes(1);
+  for (const world of [2, 4]) {
+    const ranks = await outcomes(world);
+    single!.forEach(({ name, lines, weights }, i) => {
+      const own = ranks[0]![i]!;
+      const label = `${name} on ${world} ranks`;
+      assert.equal(own.lines.length, 20);
+      own.lines.forEach((line, step) => {
+        const expected = lines[step]!;
+        for (const key of ['loss', 'grad_norm'] as const) {
+          const difference = Math.abs(line[key] - expected[key]);
+          assert.ok(
+            difference <= 1e-5 * Math.abs(expected[key]),
+            `${label}: ${key} of step ${step + 1} is ${line[key]}, alone ${expected[key]}`,
+          );
+        }
+        for (const key of ['tokens', 'label_tokens', 'consumed_samples'] as const) {
+          assert.equal(line[key], expected[key], `${label}: ${key} of step ${step + 1}`);
+        }
+      });
+      own.weights.forEach(([weight, values], w) => {
+        assertClose(values, weights[w]![1], { relative: 1e-5 }, `${label}: ${weight}`);
+      });
+      // What every rank has is the same to the last bit, or they would drift apart.
+      for (const other of ranks.slice(1)) assert.deepEqual(other[i]!.weights, own.weights, label);
+    });
+  }
+});
+
+/** A group of two whose messages are only noted; each arrives when it is waited for. */
+function noted(messages: string[]): Group {
+  return {
+    ...ALONE,
+    size: 2,
+    allReduce(tensors: readonly Tensor[]) {
+      messages.push(tensors.map(({ shape }) => shape.join()).join(' '));
+      return { done: false, wait: () => void messages.push('waited') };
+    },
+  };
+}
+
+test('buckets start in one order, while backward goes on, whatever is ready or missing on a rank', () => {
+  const engine = torchEngine();
+  const make = (name: string, size: number, grad: boolean): Parameter => ({
+    name,
+    value: engine.zeros([size]),
+    main: null,
+    grad: grad ? engine.full([size], 1) : null,
+    trainable: true,
+    decay: true,
+  });
+  const started = (grads: boolean[], steps: number[][]) => {
+    const messages: string[] = [];
+    const parameters = [10, 20, 30, 40].map((size, i) => make(`p${i}`, size, grads[i]!));
+    const reduction = gradientReduction(engine, noted(messages), parameters, 4 * 50);
+    const after = steps.map((which) => {
+      reduction.final(which.map((i) => parameters[i]!));
+      return messages.length;
+    });
+    const present = reduction.finish();
+    reduction.wait(present.map((own) => own));
+    return { messages, after, present, parameters };
+  };
+
+  const usual = started([true, true, true, true], [[3], [2], [1], [0]]);
+  // 40 alone, as 30 would make it more than 50; 30 and 20 together; 10.
+  assert.deepEqual(usual.messages, ['40', '30 20', '10', 'waited', 'waited', 'waited']);
+  assert.deepEqual(usual.after, [1, 1, 2, 3]);
+  assert.deepEqual(usual.present, [1, 1, 1, 1]);
+
+  const otherOrder = started([true, true, true, true], [[0], [1, 2], [3]]);
+  assert.deepEqual(otherOrder.messages.slice(0, 3), ['40', '30 20', '10']);
+  assert.deepEqual(otherOrder.after, [0, 0, 3]);
+
+  const withoutPictures = started([false, true, true, true], [[3], [2], [1]]);
+  assert.deepEqual(withoutPictures.messages.slice(0, 3), ['40', '30 20', '10']);
+  assert.deepEqual(withoutPictures.present, [0, 1, 1, 1]);
+  assert.equal(withoutPictures.parameters[0]!.grad, null, 'no rank has a gradient: the optimizer must not see one');
+
+  const nothing = started([false, false, false, false], []);
+  assert.deepEqual(nothing.messages.slice(0, 3), ['40', '30 20', '10']);
+});

@@ -1,0 +1,102 @@
+/**
+ * One rank of data.test.ts: trains the tiny LLaVA in several settings, each from the same beginning, and rank 0 writes the
+ * figures and the final weights into the folder that it is given.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { GlobalBatch, MicroBatch } from '../../src/data/types.ts';
+import { gradientReduction } from '../../src/parallel/data.ts';
+import { readPlace } from '../../src/parallel/environment.ts';
+import { ALONE, joinGroup } from '../../src/parallel/group.ts';
+import type { StepMetrics } from '../../src/report/metrics.ts';
+import { type LoopOptions, trainLoop } from '../../src/train/loop.ts';
+import { Optimizer } from '../../src/train/optimizer.ts';
+import { KEEP_ALL } from '../../src/train/recompute.ts';
+import { batchOf, referenceRecords, reportInto, unlabelled } from '../support/batches.ts';
+import { tinyLlava } from '../support/llava.ts';
+import { torchEngine } from '../support/torch.ts';
+
+const STEPS = 20;
+/** Small enough for the tiny model to fill several. */
+const BUCKET_BYTES = 20_000;
+
+export interface Setting {
+  name: string;
+  llm: boolean;
+  recompute: boolean;
+  reduction: LoopOptions['lossReduction'];
+}
+
+export interface Outcome {
+  name: string;
+  lines: StepMetrics[];
+  weights: [string, number[]][];
+}
+
+const [out = '', settings = '[]'] = process.argv.slice(2);
+const engine = torchEngine();
+const place = readPlace(process.env);
+const group = place ? await joinGroup(place, 60, process.env) : ALONE;
+const records = referenceRecords(engine);
+
+/**
+ * Four micro batches for up to four ranks: with pictures, mixed, text alone, and nothing labelled; every fifth step is text
+ * alone on all ranks, and they take turns.
+ */
+function microBatches(step: number): MicroBatch[] {
+  const { micro, textOnly } = records;
+  const all =
+    step % 5 === 4
+      ? [0, 1, 2, 3].map((i) => micro([textOnly], step + i))
+      : [micro([0, 1], step), micro([2, 0], step + 1), micro([textOnly], step + 2), unlabelled(micro([1], step + 3))];
+  return all.map((_, i) => all[(i + step) % 4]!);
+}
+
+async function* shares(): AsyncGenerator<GlobalBatch> {
+  for (let step = 0; ; step++) {
+    const own = microBatches(step).filter((_, i) => i % group.size === group.rank);
+    yield batchOf(own, (step + 1) * 6);
+  }
+}
+
+async function run({ name, llm, recompute, reduction }: Setting): Promise<Outcome> {
+  const model = tinyLlava(engine);
+  for (const part of model.parts) {
+    for (const parameter of part.parameters) {
+      parameter.trainable = part.name === 'projector' || (part.name === 'llm' && llm);
+    }
+  }
+  const trainable = model.parameters.filter((parameter) => parameter.trainable);
+  const lines: StepMetrics[] = [];
+  await trainLoop(
+    {
+      engine,
+      model,
+      optimizer: new Optimizer(engine, trainable, { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 1 }),
+      schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: STEPS },
+      batches: shares(),
+      group,
+      reduction: gradientReduction(engine, group, trainable, BUCKET_BYTES),
+      report: reportInto(lines),
+      save: async () => {},
+      validate: async () => Number.NaN,
+    },
+    {
+      maxSteps: STEPS,
+      saveEvery: 0,
+      saveAtEnd: false,
+      validateEvery: 0,
+      lossReduction: reduction,
+      recompute: recompute ? { granularity: 'full', method: 'uniform', layers: 1 } : KEEP_ALL,
+      trains: { llm, projector: true, vision: false },
+      peakFlops: null,
+    },
+    { step: 0, epoch: 0, consumedSamples: 0, valLoss: null },
+  );
+  return { name, lines, weights: trainable.map(({ name, value }) => [name, [...engine.read(value)]]) };
+}
+
+const outcomes: Outcome[] = [];
+for (const setting of JSON.parse(settings) as Setting[]) outcomes.push(await run(setting));
+writeFileSync(join(out, `world-${group.size}-rank-${group.rank}.json`), JSON.stringify(outcomes));
+group.close();
