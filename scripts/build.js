@@ -41,6 +41,7 @@ export function build() {
       console.error(`neva: the TypeScript sources do not compile:\n${run.stdout}${run.stderr}`);
       return 1;
     }
+    bundleConfig(fresh);
     const mark = join(fresh, '.built');
     writeFileSync(mark, `${startedAt.toISOString()}\n`);
     // The time of the start: a source saved while the compiler ran counts as newer.
@@ -52,6 +53,29 @@ export function build() {
     rmSync(fresh, { recursive: true, force: true });
     rmSync(old, { recursive: true, force: true });
   }
+}
+
+/**
+ * src/config and the YAML reader as one file in the place of its index.js: every start composes a configuration, and
+ * to load a hundred small modules takes longer than to compose it (docs/decisions.md has the figures).
+ */
+function bundleConfig(output) {
+  const entry = join(output, 'src', 'config', 'index.js');
+  if (!existsSync(entry)) return;
+  const { buildSync } = createRequire(join(root, 'package.json'))('esbuild');
+  buildSync({
+    entryPoints: [entry],
+    outfile: entry,
+    allowOverwrite: true,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    sourcemap: true,
+    logLevel: 'warning',
+    // The YAML reader is CommonJS, and asks for modules of Node's.
+    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
+  });
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) process.exitCode = build();

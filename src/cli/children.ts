@@ -1,7 +1,7 @@
 /** Nevas that a neva starts, one at a time, on the same terminal. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
-import { fileURLToPath } from 'node:url';
+import { rankCommand } from './ranks.ts';
 
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
@@ -26,8 +26,8 @@ export class Children {
 
   /** Runs one command line (without `neva`) to its end; the exit code, or as a shell has it, 128 and the signal. */
   run(args: readonly string[], cwd?: string): Promise<number> {
-    const entry = fileURLToPath(new URL('./entry.js', import.meta.url));
-    const child = spawn(process.execPath, [entry, ...args], {
+    const [node, ...words] = rankCommand(args);
+    const child = spawn(node, words, {
       stdio: 'inherit',
       ...(cwd === undefined ? {} : { cwd }),
     });

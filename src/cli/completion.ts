@@ -63,7 +63,8 @@ _neva() {
   (( $#open )) && compadd -S '' -- "\${open[@]}"
   (( $#closed )) && compadd -- "\${closed[@]}"
 }
-compdef _neva neva
+# Read by \`source\`, or found as a file named _neva on fpath and then called at once.
+if [[ $funcstack[1] == _neva ]]; then _neva; else compdef _neva neva; fi
 `;
 
 const fish = `function __neva_complete

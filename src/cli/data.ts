@@ -6,7 +6,7 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { NevaConfig } from '../config/index.ts';
 import { mistake } from '../errors.ts';
-import { addConfigFlags, type ConfigFlags, composeOrShow } from './hydra.ts';
+import { addConfigFlags, type ConfigFlags, composeOrShow, tellNotices } from './hydra.ts';
 
 export function define(command: Command): void {
   addConfigFlags(
@@ -17,7 +17,9 @@ export function define(command: Command): void {
     .option('--no-cache', 'decode pictures again that an earlier check has decoded')
     .action(async (overrides: string[], flags: ConfigFlags & CheckFlags) => {
       const composed = await composeOrShow('neva_pretrain', overrides, flags);
-      if (composed) await check(composed.config, flags);
+      if (!composed) return;
+      await tellNotices(composed, 'inference');
+      await check(composed.config, flags);
     });
   addConfigFlags(command.command('show').description('show one record as the model sees it'))
     .requiredOption('--index <n>', 'position of the record in the file, from 0', count)
@@ -25,7 +27,9 @@ export function define(command: Command): void {
     .option('--pixels <file>', 'write its pictures, preprocessed, to a safetensors file')
     .action(async (overrides: string[], flags: ConfigFlags & ShowFlags) => {
       const composed = await composeOrShow('neva_pretrain', overrides, flags);
-      if (composed) await show(composed.config, flags);
+      if (!composed) return;
+      await tellNotices(composed, 'inference');
+      await show(composed.config, flags);
     });
 }
 

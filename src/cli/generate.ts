@@ -1,6 +1,6 @@
 /** `neva generate`: answers of a trained model. */
 import type { Command } from 'commander';
-import { addConfigFlags, type ConfigFlags, checkRules, composeOrShow } from './hydra.ts';
+import { addConfigFlags, type ConfigFlags, checkRules, composeOrShow, tellNotices } from './hydra.ts';
 
 interface GenerateFlags {
   model?: string;
@@ -19,6 +19,7 @@ export function define(command: Command): void {
   ).action(async (overrides: string[], flags: ConfigFlags & GenerateFlags) => {
     const composed = await composeOrShow('neva_inference', overrides, flags);
     if (!composed) return;
+    await tellNotices(composed, 'inference');
     const { config } = composed;
     // --model takes its place, and is looked for when it is opened.
     const neva_model_file = flags.model === undefined ? config.neva_model_file : null;

@@ -49,8 +49,8 @@ export function flagWords({ configName, configPath, configDir }: ConfigFlags): s
 }
 
 /**
- * The configuration of a verb — or null when a flag asked to see it instead: then it has been printed. Keys that were
- * given and have no effect are told on stderr. Throws a user error for anything that is wrong in files or overrides.
+ * The configuration of a verb — or null when a flag asked to see it instead: then it has been printed.
+ * Throws a user error for anything that is wrong in files or overrides.
  */
 export async function composeOrShow(
   configName: string,
@@ -72,8 +72,13 @@ export async function composeOrShow(
     process.stdout.write(showYaml(flags.resolve ? composed.config : composed.raw, flags.package));
     return null;
   }
-  for (const notice of composed.notices) console.error(notice);
   return composed;
+}
+
+/** Keys that were given and have no effect, and what is probably not meant: one line each on stderr. */
+export async function tellNotices({ notices, config }: Composed, purpose: 'train' | 'inference'): Promise<void> {
+  const { findRemarks } = await import('../config/index.ts');
+  for (const line of [...notices, ...(purpose === 'train' ? findRemarks(config) : [])]) console.error(line);
 }
 
 /**

@@ -26,8 +26,6 @@ export interface Plan {
   jobs: Job[];
   /** Folder of the jobs' folders and of multirun.yaml. */
   folder: string | null;
-  /** Keys that were given and have no effect, one line each. */
-  notices: string[];
 }
 
 /** Composes every job and checks its rules, so that a mistake in the last shows before the first has run. */
@@ -40,7 +38,6 @@ export async function planJobs(
   const { compose, multirunJobs } = await import('../config/index.ts');
   const options = composeOptions(configName, overrides, flags);
   const lists = flags.multirun ? multirunJobs(options) : [[...overrides]];
-  const notices = new Set<string>();
   let sweepFolder: string | null = null;
   const jobs: Job[] = [];
   for (const [index, list] of lists.entries()) {
@@ -49,7 +46,6 @@ export async function planJobs(
     jobs.push(job);
     try {
       const composed = compose({ ...options, overrides: list });
-      for (const notice of composed.notices) notices.add(notice);
       const parent = folderOfSweep(composed.config);
       sweepFolder ??= parent;
       job.folder = join(parent, folderName(parent, jobKey(verb, options, list), varied));
@@ -60,7 +56,7 @@ export async function planJobs(
       job.problem = error.message;
     }
   }
-  return { jobs, folder: sweepFolder, notices: [...notices] };
+  return { jobs, folder: sweepFolder };
 }
 
 /** The folder that a single run with this configuration would have chosen, with `multirun` for the version. */

@@ -4,6 +4,7 @@ import { join, relative } from 'node:path';
 import { stringify } from 'yaml';
 import { mistake, UserError } from '../errors.ts';
 import { writeFileAtomic } from '../files.ts';
+import { readPlace } from '../parallel/environment.ts';
 import { type RunSummary, summarizeMetrics } from '../report/summary.ts';
 import { Children } from './children.ts';
 import { type ConfigFlags, flagWords } from './hydra.ts';
@@ -37,8 +38,15 @@ export async function multirun(
   overrides: readonly string[],
   flags: SweepFlags,
 ): Promise<number> {
+  const place = readPlace(process.env);
+  if (place !== null) {
+    throw mistake({
+      where: '--multirun',
+      problem: `every rank that ${place.launcher} has started would run the whole sweep`,
+      fix: 'start the sweep once, with trainer.devices=N for the ranks of each job',
+    });
+  }
   const plan = await planJobs(verb, configName, overrides, flags);
-  for (const notice of plan.notices) say(notice);
   refuseHopeless(plan);
   if (flags.dryRun) return listJobs(plan);
   const words = [verb, ...flagWords(flags)];

@@ -7,13 +7,16 @@ import { packageVersion } from '../root.ts';
 import { Children } from './children.ts';
 
 export async function rerun(run: string, more: readonly string[], again: boolean): Promise<void> {
-  const { command, cwd, versions } = readRecord(resolve(run));
+  const { command, cwd, versions, ranks } = readRecord(resolve(run));
   const words = [...command.slice(1), ...more];
   const line = ['neva', ...words].map(shellQuote).join(' ');
   // Paths that were typed are relative to the folder that they were typed in.
   const whole = cwd === process.cwd() ? line : `cd ${shellQuote(cwd)} && ${line}`;
   if (versions.neva !== packageVersion()) {
     console.error(`The run was made by neva ${versions.neva}; this is ${packageVersion()}.`);
+  }
+  if (ranks > 1 && !words.some((word) => /^\+*trainer\.devices=/.test(word))) {
+    console.error(`The run had ${ranks} ranks, started from outside (neva launch, torchrun, srun or mpirun).`);
   }
   if (!again) {
     console.log(whole);

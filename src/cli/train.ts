@@ -9,7 +9,7 @@ import type { Report } from '../report/report.ts';
 import type { RunFolder } from '../report/run_folder.ts';
 import { packageRoot } from '../root.ts';
 import { faultIsIn } from './fault.ts';
-import { addConfigFlags, checkRules, composeOrShow, flagWords } from './hydra.ts';
+import { addConfigFlags, checkRules, composeOrShow, flagWords, tellNotices } from './hydra.ts';
 import type { SweepFlags } from './multirun.ts';
 import { joinRanks, launchRanks, ownPlace } from './ranks.ts';
 import { isDemo, reduceDemo } from './reduced.ts';
@@ -62,8 +62,7 @@ async function start(stage: Stage, overrides: string[], flags: Flags): Promise<v
     process.exitCode = await launchRanks(trainer, [...words, ...folder], say);
     return;
   }
-  const { findRemarks } = await import('../config/index.ts');
-  for (const remark of findRemarks(composed.config)) say(remark);
+  if ((ownPlace(trainer)?.rank ?? 0) === 0) await tellNotices(composed, 'train');
   await trainStage(stage, composed, overrides, ['neva', ...words]);
 }
 
@@ -99,7 +98,12 @@ async function trainStage(
     if (leads) {
       folders.recordConfig(run, config, overrides, raw);
       const { recordStart } = await import('../report/run_record.ts');
-      recordStart(run.dir, { command, torch: await torchVersion(config), resumedStep: run.resumedStep });
+      recordStart(run.dir, {
+        command,
+        torch: await torchVersion(config),
+        resumedStep: run.resumedStep,
+        ranks: place?.world ?? 1,
+      });
     }
     const { train } = await import('../train/run.ts');
     const result = await train(stage, config, run, { ...report, stop: stop.signal }, group);

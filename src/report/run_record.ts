@@ -21,6 +21,8 @@ export interface Start {
   cwd: string;
   host: string;
   pid: number;
+  /** Processes in all, over all machines. */
+  ranks: number;
   started_at: string;
   /** Step of the checkpoint that it went on from; 0 at the beginning. */
   resumed_step: number;
@@ -41,7 +43,17 @@ const FILE = 'run.json';
 /** Writes the record of this start; records of earlier starts in the same folder are kept. */
 export function recordStart(
   dir: string,
-  { command, torch, resumedStep }: { command: readonly string[]; torch: string | null; resumedStep: number },
+  {
+    command,
+    torch,
+    resumedStep,
+    ranks,
+  }: {
+    command: readonly string[];
+    torch: string | null;
+    resumedStep: number;
+    ranks: number;
+  },
 ): void {
   const file = join(dir, FILE);
   const earlier: Start[] = [];
@@ -57,6 +69,7 @@ export function recordStart(
     cwd: process.cwd(),
     host: hostname(),
     pid: process.pid,
+    ranks,
     started_at: new Date().toISOString(),
     resumed_step: resumedStep,
     versions: { neva: packageVersion(), node: process.versions.node, torch },
