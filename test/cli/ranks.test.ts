@@ -1,0 +1,204 @@
+/** Runs of several ranks from the command line: started, stopped, failed and gone on with, leaving no process behind. */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { packageRoot } from '../../src/root.ts';
+import { neva, nevaArgs } from './neva.ts';
+import { tiny } from './tiny.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'neva-ranks-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+const env = { ...process.env, OMP_NUM_THREADS: '1' };
+const options = { cwd: folder, env };
+const common = ['trainer.precision=32', 'trainer.log_every_n_steps=1', 'trainer.num_threads=1'];
+/** Two micro batches of four a step, unlike the tiny model's one of eight. */
+const overrides = (steps: number, name: string, ...more: string[]) => [
+  `trainer.max_steps=${steps}`,
+  `exp_manager.exp_dir=${name}`,
+  ...tiny,
+  'model.micro_batch_size=4',
+  ...common,
+  ...more,
+];
+const runFolder = (name: string, version = 0) => join(folder, name, 'neva_pretrain', `version_${version}`);
+const lines = (file: string): Record<string, never>[] =>
+  readFileSync(file, 'utf8')
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+const figures = (name: string) => lines(join(runFolder(name), 'metrics.jsonl')) as unknown as Record<string, number>[];
+const losses = (name: string) => figures(name).flatMap(({ loss }) => (loss === undefined ? [] : [loss]));
+
+/** Process ids by rank, as neva.log has them. */
+function pids(name: string): Map<number, number> {
+  const all = lines(join(runFolder(name), 'neva.log')) as unknown as { rank: number; pid: number }[];
+  return new Map(all.map(({ rank, pid }) => [rank, pid]));
+}
+
+const isAlive = (pid: number) => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+async function until(what: () => boolean, seconds: number, name: string): Promise<void> {
+  for (const end = performance.now() + seconds * 1000; !what(); ) {
+    assert.ok(performance.now() < end, `${name}: not within ${seconds} s`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** Starts a run and acts on it once `step` has been printed. */
+async function during(args: string[], step: number, act: (child: ChildProcess) => void) {
+  const child = spawn(process.execPath, nevaArgs(args), { ...options, stdio: 'pipe' });
+  let text = '';
+  let acted = 0;
+  child.stderr.on('data', (piece) => {
+    text += piece;
+    if (acted === 0 && new RegExp(`^pretrain +${step}/`, 'm').test(text)) {
+      acted = performance.now();
+      act(child);
+    }
+  });
+  const [status] = await once(child, 'close');
+  return { status, text, seconds: (performance.now() - acted) / 1000 };
+}
+
+const close = (a: number[], b: number[]) => {
+  assert.equal(a.length, b.length);
+  a.forEach((value, i) => {
+    assert.ok(Math.abs(value / b[i]! - 1) < 1e-5, `step ${i + 1}: ${value} and ${b[i]}`);
+  });
+};
+
+test('trainer.devices=2 and neva launch give the losses of one process; rank 0 writes, all log', () => {
+  const more = [
+    `model.data.validation_data_path=${join(packageRoot, 'data/demo/pretrain.json')}`,
+    'trainer.val_check_interval=4',
+    'trainer.limit_val_batches=3',
+  ];
+  const single = neva(['pretrain', ...overrides(6, 'single', ...more)], options);
+  assert.equal(single.status, 0, single.stderr);
+  const two = neva(['pretrain', ...overrides(6, 'two', ...more, 'trainer.devices=2')], options);
+  assert.equal(two.status, 0, two.stderr);
+  assert.match(two.stderr, /^2 ranks = pipeline 1 × data 2 × tensor 1$/m);
+  const launched = neva(['launch', '--nproc', '2', 'pretrain', ...overrides(6, 'launched', ...more)], options);
+  assert.equal(launched.status, 0, launched.stderr);
+  for (const name of ['two', 'launched']) {
+    close(losses(name), losses('single'));
+    for (const key of ['tokens', 'label_tokens', 'consumed_samples']) {
+      assert.deepEqual(
+        figures(name).map((line) => line[key]),
+        figures('single').map((line) => line[key]),
+        key,
+      );
+    }
+    const validation = (run: string) =>
+      figures(run).flatMap(({ val_loss: loss }) => (loss === undefined ? [] : [loss]));
+    assert.equal(validation(name).length, 1);
+    close(validation(name), validation('single'));
+    assert.deepEqual([...pids(name).keys()].sort(), [0, 1]);
+    assert.deepEqual(readdirSync(join(runFolder(name), 'checkpoints')), ['last', 'step=0000006']);
+  }
+});
+
+for (const victim of ['one rank', 'the launcher'] as const) {
+  test(`SIGTERM to ${victim} saves once and ends all with 143; going on gives the uninterrupted run`, async () => {
+    const name = `stopped-${victim.replaceAll(' ', '-')}`;
+    const args = ['pretrain', ...overrides(40, name, 'trainer.devices=2')];
+    const { status, text } = await during(args, 3, (child) => {
+      if (victim === 'the launcher') child.kill('SIGTERM');
+      else process.kill(pids(name).get(1)!, 'SIGTERM');
+    });
+    assert.equal(status, 143, text);
+    const done = losses(name).length;
+    assert.ok(done >= 3 && done < 40, `it stopped after step ${done}`);
+    const saved = readdirSync(join(runFolder(name), 'checkpoints'));
+    assert.deepEqual(saved, ['last', `step=${String(done).padStart(7, '0')}`]);
+    for (const pid of pids(name).values()) assert.ok(!isAlive(pid));
+
+    const again = neva(args, options);
+    assert.equal(again.status, 0, again.stderr);
+    const whole = neva(['pretrain', ...overrides(40, `whole-${name}`, 'trainer.devices=2')], options);
+    assert.equal(whole.status, 0, whole.stderr);
+    assert.deepEqual(losses(name), losses(`whole-${name}`), 'bit for bit');
+  });
+}
+
+test('a rank that is killed ends the others at once, with its name, exit 1 and no orphan', async () => {
+  const name = 'killed';
+  const args = ['pretrain', ...overrides(4000, name, 'trainer.devices=2')];
+  for (const rank of [1, 0]) {
+    const { status, text, seconds } = await during(args, rank === 1 ? 3 : 5, () => {
+      process.kill(pids(`${name}`).get(rank)!, 'SIGKILL');
+    });
+    assert.equal(status, 1, text);
+    assert.match(text, new RegExp(`^neva: rank ${rank} of 2 on \\S+ was killed by SIGKILL`, 'm'));
+    assert.match(text, new RegExp(`^ {2}seen by: rank ${1 - rank} of 2 on \\S+ waited for .*, at step \\d+: `, 'm'));
+    assert.ok(seconds < 10, `${seconds} s`);
+    for (const pid of pids(name).values()) assert.ok(!isAlive(pid));
+    rmSync(join(folder, name), { recursive: true });
+  }
+});
+
+test('a rank that hangs is waited for no longer than trainer.collective_timeout', async () => {
+  const name = 'hung';
+  const limits = ['trainer.collective_timeout=2', 'trainer.failure_timeout=4'];
+  const args = ['pretrain', ...overrides(4000, name, 'trainer.devices=2', ...limits)];
+  const { status, text, seconds } = await during(args, 3, () => process.kill(pids(name).get(1)!, 'SIGSTOP'));
+  assert.equal(status, 1, text);
+  assert.match(text, /^neva: rank 0 of 2 on \S+ failed: .* at step \d+: Timed out waiting 2000ms/m);
+  assert.ok(seconds > 2 && seconds < 12, `${seconds} s`);
+  for (const pid of pids(name).values()) assert.ok(!isAlive(pid));
+});
+
+test('ranks do not outlive their launcher', async () => {
+  const name = 'orphaned';
+  const child = spawn(process.execPath, nevaArgs(['pretrain', ...overrides(100_000, name, 'trainer.devices=2')]), {
+    ...options,
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let text = '';
+  child.stderr.on('data', (piece) => {
+    text += piece;
+  });
+  await until(() => /^pretrain +3\//m.test(text), 60, text);
+  const ranks = [...pids(name).values()];
+  assert.equal(ranks.length, 2);
+  child.kill('SIGKILL');
+  await until(() => !ranks.some(isAlive), 10, 'ranks end');
+});
+
+test("mistakes are told once, with exit 2: of the configuration, and of one rank's records", () => {
+  const places: [string[], RegExp][] = [
+    [['trainer.devices=3'], /model\.global_batch_size: it cannot be divided/],
+    [['trainer.num_nodes=2'], /trainer\.num_nodes: 2 machines are asked for[\s\S]*neva launch --nproc 1 --nnodes 2/],
+    [['trainer.devices=2', 'model.tensor_model_parallel_size=2'], /tensor_model_parallel_size=2: ranks share the data/],
+  ];
+  for (const [more, pattern] of places) {
+    const { status, stderr } = neva(['pretrain', ...overrides(2, 'wrong', ...more)], options);
+    assert.equal(status, 2, stderr);
+    assert.match(stderr, pattern);
+  }
+  const verb = neva(['launch', '--nproc', '2', 'generate', 'x=1'], options);
+  assert.equal(verb.status, 2);
+  assert.match(verb.stderr, /launch: this verb has no ranks/);
+
+  // Eight records, one batch; the fifth, in rank 1's micro batch, shows a picture that is not there.
+  const records = JSON.parse(readFileSync(join(packageRoot, 'data/demo/pretrain.json'), 'utf8')).slice(0, 8);
+  records[4].image = 'nowhere.png';
+  const file = join(folder, 'records.json');
+  writeFileSync(file, JSON.stringify(records));
+  const data = [`model.data.data_path=${file}`, 'model.data.dataloader_type=single', 'trainer.devices=2'];
+  const { status, stderr } = neva(['pretrain', ...overrides(2, 'wrong-record', ...data)], options);
+  assert.equal(status, 2, stderr);
+  assert.equal(stderr.match(/nowhere\.png/g)?.length, 1, stderr);
+});
