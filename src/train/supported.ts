@@ -4,9 +4,9 @@ import { UserError } from '../errors.ts';
 
 /** One line for each key that asks for more than this build can do. */
 export function unsupported({ trainer, model }: NevaConfig): string[] {
-  const parallel = 'ranks share the data only, not yet the model';
   const tfjs = trainer.engine === 'tfjs';
   const alone = 'the tfjs engine is one process on one device';
+  const parallel = tfjs ? alone : 'ranks share the data only, not yet the model';
   const problems: [boolean, string][] = [
     [
       trainer.precision === '16',
