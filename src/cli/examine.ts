@@ -6,6 +6,7 @@ import { fetchCommand, findLibtorch, type LibTorch } from '../engine/torch/libto
 import { loadNative } from '../engine/torch/native.ts';
 import { ask, findProgram, installCommand } from '../engine/torch/tools.ts';
 import { isUserError } from '../errors.ts';
+import { describeTfjs, examineTfjs, type TfjsFindings, tfjsAdvice } from './examine_tfjs.ts';
 
 export interface Gpu {
   name: string;
@@ -24,6 +25,7 @@ export interface Findings {
     state: 'loads' | 'missing' | 'out of date' | 'does not load';
     cpuCapability: string | null;
   } | null;
+  tfjs: TfjsFindings;
   cpu: { model: string; cores: number; torchThreads: number | null; features: string[] };
   memory: { totalBytes: number; freeBytes: number };
   gpus: Gpu[];
@@ -50,12 +52,15 @@ export function examine(): Findings {
       `There is a GPU, but LibTorch ${libtorch.version} computes on the CPU only: install a CUDA build of torch, or set NEVA_LIBTORCH to one`,
     );
   }
+  const tfjs = examineTfjs();
+  advice.push(...tfjsAdvice(tfjs, { torch: addon?.state === 'loads', gpu: gpus.length > 0 }));
   return {
     ready: addon?.state === 'loads',
     node: process.version,
     platform: `${process.platform}-${process.arch}`,
     libtorch,
     addon,
+    tfjs,
     cpu: {
       model: cpus()[0]?.model ?? 'unknown',
       cores: availableParallelism(),
@@ -153,6 +158,7 @@ export function describe(found: Findings): string {
         : 'not found',
     ],
     ['addon', addon ? `${addon.state} (${addon.path})` : 'needs LibTorch first'],
+    ['tfjs', describeTfjs(found.tfjs)],
     ['CPU', `${cpu.model}, ${cpu.cores} cores, ${cpu.features.join(' ') || 'features unknown'}`],
     ...(cpu.torchThreads === null
       ? []
