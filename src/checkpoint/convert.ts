@@ -1,131 +1,208 @@
-/** Rewrites a model in a layout of Hugging Face or LLaVA, tensor by tensor: memory is bounded by the largest one. */
+/** Rewrites a model in another layout, tensor by tensor: memory is bounded by the largest one. */
 import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
-import { basename, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import type { DType, Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
-import { besideName, writeFileAtomic } from '../files.ts';
+import { besideName, syncFolder, writeFileAtomic } from '../files.ts';
 import type { NevaShape } from '../model/shapes.ts';
 import { tokenizerFiles } from './folder.ts';
-import { llamaConfig, visionConfig, writeConfig } from './hf_config.ts';
+import { type ConfigShapes, llamaConfig, originalConfig, visionConfig, writeConfig } from './hf_config.ts';
 import { type Layout, type Part, partOf, writeName } from './names.ts';
-import { openWhole } from './parts.ts';
+import { type NemoOutput, writeNemo } from './nemo_write.ts';
+import { addTower, openWhole, type WholeModel } from './parts.ts';
 import { readTensor } from './pieces.ts';
-import { type TensorToWrite, writeSafetensors } from './safetensors.ts';
-import { load, type Weights } from './weights.ts';
+import { byteLength, type TensorEntry, type TensorToWrite, writeSafetensors } from './safetensors.ts';
+import { load } from './weights.ts';
 
 export interface ConvertOptions {
-  /** A Hugging Face folder or a checkpoint folder. */
+  /** Anything that `openWeights` opens. */
   from: string;
-  to: 'hf' | 'hf-new' | 'llava';
+  to: 'hf' | 'hf-new' | 'llava' | 'nemo' | 'nemo-mcore';
   out: string;
   part: 'all' | Part;
   /** null keeps every tensor's own. */
   dtype: DType | null;
+  /** Tensor and pipeline parallel sizes of NeMo's archive; 1 elsewhere. */
+  tp: number;
+  pp: number;
+  /** Told after every tensor: bytes written, and bytes in all. */
+  onProgress?: (done: number, total: number) => void;
 }
 
-/** Returns what was written. Nothing stands at `out` until all of it is there; an existing `out` is refused. */
-export function convert(engine: Engine, options: ConvertOptions): { tensors: number; bytes: number } {
+export interface Converted {
+  tensors: number;
+  bytes: number;
+  /** What the reader of the result should know. */
+  notes: string[];
+}
+
+/** Nothing stands at `out` until all of it is there; an existing `out` is refused. `engine` is needed for another dtype only. */
+export function convert(engine: Engine | null, options: ConvertOptions): Converted {
   const out = resolve(options.out);
   if (existsSync(out)) {
-    throw mistake({
-      where: options.out,
-      problem: 'there is something already',
-      fix: 'name a folder that does not exist yet',
-    });
+    throw mistake({ where: options.out, problem: 'there is something already', fix: 'name what does not exist yet' });
   }
-  const { parts, config, tokenizerFolder } = openWhole(options.from);
-  const wanted = options.part === 'all' ? (['llm', 'vision', 'projector'] as const) : [options.part];
-  for (const part of wanted) {
-    if (!parts[part])
-      throw mistake({ where: options.from, problem: `it has no ${part}`, fix: 'choose another --part' });
+  const isNemo = options.to === 'nemo' || options.to === 'nemo-mcore';
+  if (!isNemo && options.tp * options.pp !== 1) {
+    throw mistake({ where: '--tp, --pp', problem: `${options.to} is not split`, fix: 'leave them out' });
   }
-  const layout: Layout = options.part === 'all' ? options.to : 'part';
-  const shapes = config as Partial<NevaShape> | null;
-  const linear = shapes?.projector?.type === 'linear';
-  const tensors = wanted.flatMap((part) =>
-    partTensors(engine, parts[part]!, part, options.dtype, (name) => writeName(name, layout, linear)),
-  );
-
+  const whole = openWhole(options.from);
+  const wanted = wantedParts(whole, options, isNemo);
   const beside = besideName(out);
   rmSync(beside, { recursive: true, force: true });
-  mkdirSync(beside, { recursive: true });
+  mkdirSync(dirname(out), { recursive: true });
   try {
-    const { bytes } = writeSafetensors(join(beside, 'model.safetensors'), tensors);
-    const json = configOf(options, shapes);
-    if (json) {
-      const dtype = options.dtype ?? tensors[0]!.dtype;
-      writeFileAtomic(join(beside, 'config.json'), `${JSON.stringify({ ...json, dtype }, null, 2)}\n`);
-    }
-    if (options.part !== 'vision' && options.part !== 'projector' && tokenizerFolder) {
-      for (const file of tokenizerFiles(tokenizerFolder)) copyFileSync(file, join(beside, basename(file)));
-    }
-    const vision = parts.vision?.path;
-    const preprocessor = vision && join(vision, 'preprocessor_config.json');
-    if (preprocessor && existsSync(preprocessor) && wanted.some((part) => part === 'vision')) {
-      copyFileSync(preprocessor, join(beside, 'preprocessor_config.json'));
-    }
+    const converted = isNemo
+      ? toNemo(engine, beside, whole, wanted, options)
+      : toHf(engine, beside, whole, wanted, options);
     renameSync(beside, out);
-    return { tensors: tensors.length, bytes };
+    syncFolder(dirname(out));
+    return converted;
   } finally {
     rmSync(beside, { recursive: true, force: true });
   }
 }
 
-function configOf({ part, to, from }: ConvertOptions, shapes: Partial<NevaShape> | null): object | null {
-  const need = <T>(shape: T | undefined): T => {
-    if (shape) return shape;
-    throw mistake({ where: join(from, 'config.json'), problem: 'it does not give the shapes that the new one needs' });
+/** The parts that will be written; user errors for those that are not there. */
+function wantedParts(whole: WholeModel, { from, to, part }: ConvertOptions, isNemo: boolean): readonly Part[] {
+  // NeVA's archives have no tower, and LLaVA's own folder may do without: both name it.
+  const namesTower = isNemo || (to === 'llava' && whole.config?.visionTower !== undefined);
+  if (part === 'vision' || (part === 'all' && !namesTower)) addTower(whole, null);
+  const all = (['llm', 'vision', 'projector'] as const).filter((p) => {
+    return p !== 'vision' || (!isNemo && (whole.parts.vision || !namesTower));
+  });
+  const wanted = part === 'all' ? all : [part];
+  const missing = wanted.find((p) => !whole.parts[p]);
+  if (missing) throw mistake({ where: from, problem: `it has no ${missing}`, fix: 'choose another --part' });
+  return wanted;
+}
+
+function toHf(
+  engine: Engine | null,
+  folder: string,
+  whole: WholeModel,
+  wanted: readonly Part[],
+  options: ConvertOptions,
+): Converted {
+  const { parts, config, tokenizerFolder } = whole;
+  const layout: Layout = options.part === 'all' ? (options.to as Layout) : 'part';
+  const linear = config?.projector?.type === 'linear';
+  const entries = entriesOf(whole, wanted).map((entry) => ({ ...entry, name: writeName(entry.name, layout, linear) }));
+  const toTensor = tensorMaker(
+    engine,
+    options,
+    entries.reduce((sum, entry) => sum + entry.nbytes, 0),
+  );
+  const tensors = entries.map(toTensor);
+  mkdirSync(folder);
+  const { bytes } = writeSafetensors(join(folder, 'model.safetensors'), tensors);
+  const json = configOf(options, config);
+  if (json) {
+    const dtype = options.dtype ?? tensors[0]!.dtype;
+    writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify({ ...json, dtype }, null, 2)}\n`);
+  }
+  if (wanted.includes('llm') && tokenizerFolder) {
+    for (const file of tokenizerFiles(tokenizerFolder)) copyFileSync(file, join(folder, basename(file)));
+  }
+  const preprocessor = parts.vision && join(parts.vision.path, 'preprocessor_config.json');
+  if (preprocessor && existsSync(preprocessor) && wanted.includes('vision')) {
+    copyFileSync(preprocessor, join(folder, 'preprocessor_config.json'));
+  }
+  return { tensors: tensors.length, bytes, notes: [] };
+}
+
+function toNemo(
+  engine: Engine | null,
+  path: string,
+  whole: WholeModel,
+  wanted: readonly Part[],
+  options: ConvertOptions,
+): Converted {
+  const { config, tokenizerFolder } = whole;
+  const notes: string[] = [];
+  const has = (part: Part) => wanted.includes(part);
+  for (const part of has('vision')
+    ? (['vision'] as const)
+    : (['llm', ...(has('projector') ? ['projector'] : [])] as const)) {
+    needShape(options.from, config?.[part as Part]);
+  }
+  const sentencePiece = has('llm') && tokenizerFolder ? join(tokenizerFolder, 'tokenizer.model') : null;
+  const tokenizer = sentencePiece && existsSync(sentencePiece) ? sentencePiece : null;
+  if (has('llm') && !tokenizer) {
+    notes.push('there is no tokenizer.model to go into the archive: set model.tokenizer in NeMo');
+  }
+  if (has('projector') && has('llm')) {
+    const tower = config?.visionTower ?? null;
+    notes.push(
+      tower
+        ? `NeVA's archives hold no vision tower: NeMo will look for ${tower}`
+        : "NeVA's archives hold no vision tower: write it with --part vision, and set model.mm_cfg.vision_encoder.from_pretrained in NeMo",
+    );
+  }
+  const entries = new Map(entriesOf(whole, wanted).map((entry) => [entry.name, entry]));
+  const output: NemoOutput = {
+    names: options.to === 'nemo' ? 'legacy' : 'mcore',
+    tp: options.tp,
+    pp: options.pp,
+    shape: config as Partial<NevaShape>,
+    parts: { llm: has('llm'), vision: has('vision'), projector: has('projector') },
+    entries,
+    visionTower: config?.visionTower ?? null,
+    tokenizer,
   };
+  const form = options.out.endsWith('.nemo') ? 'tar' : 'folder';
+  const total = [...entries.values()].reduce((sum, entry) => sum + entry.nbytes, 0);
+  return { ...writeNemo(path, form, output, tensorMaker(engine, options, total)), notes };
+}
+
+const entriesOf = ({ parts }: WholeModel, wanted: readonly Part[]): TensorEntry[] =>
+  wanted.flatMap((part) =>
+    [...parts[part]!.entries].filter(([name]) => partOf(name) === part).map(([name, entry]) => ({ ...entry, name })),
+  );
+
+function needShape<T>(from: string, shape: T | undefined): T {
+  if (shape) return shape;
+  throw mistake({ where: from, problem: 'it has no configuration that gives the shapes which the new one needs' });
+}
+
+function configOf({ part, to, from }: ConvertOptions, shapes: ConfigShapes | null): object | null {
   switch (part) {
     case 'llm':
-      return llamaConfig(need(shapes?.llm));
+      return llamaConfig(needShape(from, shapes?.llm));
     case 'vision':
-      return visionConfig(need(shapes?.vision));
+      return visionConfig(needShape(from, shapes?.vision));
     case 'projector':
       return null;
     case 'all': {
-      const whole = { llm: need(shapes?.llm), vision: need(shapes?.vision), projector: need(shapes?.projector) };
-      return to === 'llava' ? originalConfig(whole) : writeConfig(whole);
+      const [llm, projector] = [needShape(from, shapes?.llm), needShape(from, shapes?.projector)];
+      if (to === 'llava') return originalConfig({ ...shapes, kind: 'llava', llm, projector });
+      return writeConfig({ llm, projector, vision: needShape(from, shapes?.vision) });
     }
   }
 }
 
-/** config.json of LLaVA's own code: the LLM's fields at the top, the tower inside the weights. */
-function originalConfig(shape: NevaShape): object {
-  return {
-    ...llamaConfig(shape.llm),
-    architectures: ['LlavaLlamaForCausalLM'],
-    model_type: 'llava_llama',
-    mm_projector_type: shape.projector.type,
-    mm_hidden_size: shape.projector.inputSize,
-    mm_vision_select_layer: shape.vision.selectLayer,
-    mm_vision_select_feature: shape.vision.classTokenLength === 1 ? 'patch' : 'cls_patch',
-    mm_use_im_start_end: false,
-    use_mm_proj: true,
-  };
+/** What an entry becomes when its turn has come: its own bytes, or converted by the engine. */
+function tensorMaker(engine: Engine | null, { dtype, onProgress }: ConvertOptions, total: number) {
+  let done = 0;
+  return (entry: TensorEntry): TensorToWrite => ({
+    name: entry.name,
+    dtype: dtype ?? entry.dtype,
+    shape: entry.shape,
+    data: () => {
+      done += byteLength(entry.shape, entry.dtype);
+      const bytes = dtype && dtype !== entry.dtype ? castBytes(engine, entry, dtype) : readTensor(entry);
+      onProgress?.(Math.min(done, total), total);
+      return bytes;
+    },
+  });
 }
 
-function partTensors(
-  engine: Engine,
-  weights: Weights,
-  part: Part,
-  dtype: DType | null,
-  rename: (name: string) => string,
-): TensorToWrite[] {
-  return [...weights.entries]
-    .filter(([name]) => partOf(name) === part)
-    .map(([name, entry]) => ({
-      name: rename(name),
-      dtype: dtype ?? entry.dtype,
-      shape: entry.shape,
-      data: () => {
-        if (!dtype || dtype === entry.dtype) return readTensor(entry);
-        const stored = load(engine, entry);
-        const cast = engine.cast(stored, dtype);
-        const bytes = engine.bytes(cast);
-        stored.dispose();
-        cast.dispose();
-        return bytes;
-      },
-    }));
+function castBytes(engine: Engine | null, entry: TensorEntry, dtype: DType): Uint8Array {
+  if (!engine) throw new Error('another dtype takes an engine');
+  const stored = load(engine, entry);
+  const cast = engine.cast(stored, dtype);
+  const bytes = engine.bytes(cast);
+  stored.dispose();
+  cast.dispose();
+  return bytes;
 }

@@ -210,6 +210,23 @@ export function writeConfig({ llm, vision, projector }: NevaShape): Json {
   };
 }
 
+/** config.json of LLaVA's own code: the LLM's fields at the top; the tower is in the weights, or named. */
+export function originalConfig(shapes: ConfigShapes & { llm: LlamaShape; projector: ProjectorShape }): Json {
+  const { llm, projector, vision, feature = vision ?? LLAVA_FEATURE, visionTower } = shapes;
+  return {
+    ...llamaConfig(llm),
+    architectures: ['LlavaLlamaForCausalLM'],
+    model_type: 'llava_llama',
+    ...(visionTower ? { mm_vision_tower: visionTower } : {}),
+    mm_projector_type: projector.type,
+    mm_hidden_size: projector.inputSize,
+    mm_vision_select_layer: feature.selectLayer,
+    mm_vision_select_feature: feature.classTokenLength === 1 ? 'patch' : 'cls_patch',
+    mm_use_im_start_end: false,
+    use_mm_proj: true,
+  };
+}
+
 export const llamaConfig = (s: LlamaShape): Json => ({
   architectures: ['LlamaForCausalLM'],
   model_type: 'llama',

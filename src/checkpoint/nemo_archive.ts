@@ -161,10 +161,17 @@ function unpacked(path: string): string {
   return folder;
 }
 
+const temporary: string[] = [];
+
 /** A new folder that is removed when the process ends. */
 export function temporaryFolder(purpose: string): string {
+  if (temporary.length === 0) {
+    process.once('exit', () => {
+      for (const folder of temporary) rmSync(folder, { recursive: true, force: true });
+    });
+  }
   const folder = mkdtempSync(join(tmpdir(), `neva-${purpose}-`));
-  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+  temporary.push(folder);
   return folder;
 }
 

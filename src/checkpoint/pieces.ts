@@ -92,6 +92,13 @@ export function assemble(
   return { ...entry, pieces };
 }
 
+/** A tensor of bytes that are at hand and in no file. */
+export function madeEntry(name: string, dtype: DType, shape: readonly number[], bytes: Uint8Array): TensorEntry {
+  const region = { file: '', offset: 0, nbytes: bytes.length, made: () => bytes };
+  const strides = contiguousStrides(shape);
+  return assemble(name, shape, shape, [{ view: { region, dtype, start: 0, shape, strides }, at: shape.map(() => 0) }]);
+}
+
 /** A tensor's bytes, contiguous and little-endian. Memory: the tensor, and the largest region that must be inflated or sorted. */
 export function readTensor(entry: TensorEntry): Uint8Array {
   const { file, offset, nbytes } = entry;

@@ -42,7 +42,10 @@ export function readZip(within: Region, where: string): Map<string, ZipMember> {
 export function readRegion(region: Region, where: string, limit: number): Buffer {
   const damaged = (problem: string) => mistake({ where, problem, fix: 'fetch or save the file again' });
   if (region.nbytes > limit) throw damaged(`${region.nbytes} bytes where at most ${limit} can be`);
-  if (region.made) return Buffer.from(region.made().buffer);
+  if (region.made) {
+    const { buffer, byteOffset, length } = region.made();
+    return Buffer.from(buffer, byteOffset, length);
+  }
   const handle = openSync(region.file, 'r');
   try {
     const stored = Buffer.alloc(region.deflated ?? region.nbytes);

@@ -1,8 +1,8 @@
 /** `neva convert-checkpoint`: a model in another layout. */
-import { type Command, Option } from 'commander';
-import type { DType } from '../engine/engine.ts';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { DType, Engine } from '../engine/engine.ts';
 
-const LAYOUTS = ['hf', 'hf-new', 'llava'] as const;
+const LAYOUTS = ['hf', 'hf-new', 'llava', 'nemo', 'nemo-mcore'] as const;
 const PARTS = ['all', 'llm', 'vision', 'projector'] as const;
 const DTYPES: Record<string, DType> = { fp32: 'float32', bf16: 'bfloat16', fp16: 'float16' };
 
@@ -12,36 +12,85 @@ interface Flags {
   out: string;
   part: (typeof PARTS)[number];
   dtype?: string;
+  tp: number;
+  pp: number;
 }
+
+const AFTER = `
+What is read: Hugging Face folders of LLaMA, CLIP and LLaVA (safetensors or pytorch_model.bin, sharded or not, or by their
+names of the hub where the local cache has them), LLaVA's own folders and mm_projector.bin, neva's checkpoints and runs,
+.nemo archives (tar, gzipped or unpacked; any parallel size) and Lightning checkpoints of NeMo's.
+
+Examples:
+  neva convert-checkpoint --from llama2-chat-tp4.nemo --to hf --part llm --out llama2-chat
+  neva convert-checkpoint --from liuhaotian/llava-v1.5-7b --to nemo --tp 4 --out llava.nemo
+  neva convert-checkpoint --from neva_experiments/neva_finetune --to llava --out for-llava
+`;
 
 export function define(command: Command): void {
   command
-    .requiredOption('--from <path>', 'checkpoint, run or Hugging Face folder; its kind is recognized from its content')
+    .requiredOption('--from <path>', 'model to read; its kind is recognized from its content')
     .addOption(
       new Option(
         '--to <layout>',
-        'hf (llava-hf, loads everywhere), hf-new (transformers 4.52 and later), llava (original)',
+        'hf (llava-hf, loads everywhere), hf-new (transformers 4.52 and later), llava (original), ' +
+          "nemo (mcore_gpt=False), nemo-mcore (Megatron-core's names)",
       )
         .choices(LAYOUTS)
         .makeOptionMandatory(),
     )
-    .requiredOption('--out <folder>', 'folder to write; it must not exist yet')
+    .requiredOption('--out <path>', 'what to write, not there yet: a folder, or an archive where it ends in .nemo')
     .addOption(new Option('--part <part>', 'only one part, as a model of its own').choices(PARTS).default('all'))
+    .addOption(new Option('--tp <n>', 'nemo: tensor parallel size').argParser(count).default(1))
+    .addOption(new Option('--pp <n>', 'nemo: pipeline parallel size').argParser(count).default(1))
     .addOption(
       new Option('--dtype <dtype>', 'number format; without it every value stays as it is').choices(
         Object.keys(DTYPES),
       ),
     )
+    .addHelpText('after', AFTER)
     .action(convertCheckpoint);
 }
 
-async function convertCheckpoint({ from, to, out, part, dtype }: Flags): Promise<void> {
+/** Rounding is the engine's; without it no engine is needed. */
+async function openCastEngine(): Promise<Engine> {
   const { chooseEngine, openEngine } = await import('../engine/open.ts');
+  const choice = { engine: 'auto', tfjs_backend: 'cpu', accelerator: 'cpu', num_threads: null };
+  return openEngine(await chooseEngine(choice, (line) => console.error(line)));
+}
+
+function count(text: string): number {
+  if (/^[1-9]\d{0,3}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('expected a whole number above 0');
+}
+
+async function convertCheckpoint({ from, to, out, part, dtype, tp, pp }: Flags): Promise<void> {
   const { convert } = await import('../checkpoint/convert.ts');
   const { modelFolder } = await import('../train/assemble.ts');
-  const choice = { engine: 'auto', tfjs_backend: 'cpu', accelerator: 'cpu', num_threads: null };
-  const engine = await openEngine(await chooseEngine(choice, (line) => console.error(line)));
-  const options = { from: modelFolder(from), to, out, part, dtype: dtype ? DTYPES[dtype]! : null };
-  const { tensors, bytes } = convert(engine, options);
-  console.log(`${out}: ${tensors} tensors, ${(bytes / 1e6).toFixed(1)} MB`);
+  const engine = dtype ? await openCastEngine() : null;
+  const bar = await progressBar(out);
+  const options = { from: modelFolder(from), to, out, part, dtype: dtype ? DTYPES[dtype]! : null, tp, pp };
+  try {
+    const { tensors, bytes, notes } = convert(engine, { ...options, onProgress: bar.update });
+    bar.stop();
+    for (const note of notes) console.error(note);
+    console.log(`${out}: ${tensors} tensors, ${(bytes / 1e6).toFixed(1)} MB`);
+  } finally {
+    bar.stop();
+  }
+}
+
+/** A bar of megabytes on a terminal; nothing elsewhere. */
+async function progressBar(name: string): Promise<{ update: (done: number, total: number) => void; stop: () => void }> {
+  if (!process.stderr.isTTY) return { update: () => {}, stop: () => {} };
+  const { Presets, SingleBar } = await import('cli-progress');
+  const options = { stream: process.stderr, format: `${name} {bar} {value}/{total} MB`, hideCursor: true };
+  const bar = new SingleBar(options, Presets.shades_classic);
+  return {
+    update: (done, total) => {
+      if (!bar.isActive) bar.start(Math.ceil(total / 1e6), 0);
+      bar.update(Math.ceil(done / 1e6));
+    },
+    stop: () => bar.stop(),
+  };
 }

@@ -15,7 +15,7 @@ const fresh = () => join(mkdtempSync(join(tmpdir(), 'neva-')), 'out');
 
 function converted(options: Partial<ConvertOptions>): string {
   const out = fresh();
-  convert(engine, { from: model, to: 'hf', out, part: 'all', dtype: null, ...options });
+  convert(engine, { from: model, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1, ...options });
   return out;
 }
 
@@ -63,12 +63,15 @@ test('--dtype rounds to nearest', () => {
 test('what stands at --out is left alone, and a failure leaves nothing', () => {
   const out = converted({ part: 'projector' });
   assert.throws(
-    () => convert(engine, { from: model, to: 'hf', out, part: 'all', dtype: null }),
+    () => convert(engine, { from: model, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1 }),
     /there is something already/,
   );
   const other = fresh();
   const from = fixture('llava/llm');
-  assert.throws(() => convert(engine, { from, to: 'hf', out: other, part: 'vision', dtype: null }), /it has no vision/);
+  assert.throws(
+    () => convert(engine, { from, to: 'hf', out: other, part: 'vision', dtype: null, tp: 1, pp: 1 }),
+    /it has no vision/,
+  );
   assert.equal(existsSync(other), false);
   assert.deepEqual(readdirSync(dirname(other)), []);
 });
