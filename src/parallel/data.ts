@@ -18,6 +18,13 @@ export interface GradientReduction {
 /** One process has nothing to reduce. */
 export const NO_REDUCTION: GradientReduction = { final() {}, finish: () => [], wait() {} };
 
+export interface BucketOptions {
+  /** Gradients that travel as one message, in bytes. */
+  bytes: number;
+  /** Messages start while the backward pass goes on. */
+  overlap: boolean;
+}
+
 interface Bucket {
   parameters: Parameter[];
   /** Parameters whose gradients are not final yet. */
@@ -26,7 +33,7 @@ interface Bucket {
 }
 
 /**
- * Reduces the gradients of `parameters` (in the order of the model) in buckets of about `bucketBytes`.
+ * Reduces the gradients of `parameters` (in the order of the model) in buckets of about `options.bytes`.
  *
  * Buckets start in a fixed order, the last layers first, whatever order they become ready in: ranks whose micro batches
  * hold no picture, or no label, take part in the same messages as the others, with zeros.
@@ -35,29 +42,41 @@ export function gradientReduction(
   engine: Engine,
   group: Group,
   parameters: readonly Parameter[],
-  bucketBytes: number,
+  options: BucketOptions,
 ): GradientReduction {
-  return group.size === 1 ? NO_REDUCTION : new BucketedReduction(engine, group, parameters, bucketBytes);
+  return group.size === 1 ? NO_REDUCTION : new SummedGradients(engine, group, parameters, options);
 }
 
-class BucketedReduction implements GradientReduction {
-  readonly #engine: Engine;
-  readonly #group: Group;
-  readonly #parameters: readonly Parameter[];
+/** Buckets of gradients and the order in which they start; what a bucket's message is, a subclass says. */
+export abstract class BucketedReduction implements GradientReduction {
+  protected readonly engine: Engine;
+  protected readonly group: Group;
+  readonly parameters: readonly Parameter[];
+  /** Parameters of each bucket, in the order of their messages. */
+  protected readonly contents: readonly (readonly Parameter[])[];
   readonly #buckets: readonly Bucket[];
   readonly #bucketOf = new Map<Parameter, Bucket>();
   readonly #absent = new Set<Parameter>();
+  readonly #overlap: boolean;
   #next = 0;
 
-  constructor(engine: Engine, group: Group, parameters: readonly Parameter[], bucketBytes: number) {
-    this.#engine = engine;
-    this.#group = group;
-    this.#parameters = parameters;
-    this.#buckets = fill([...parameters].reverse(), bucketBytes);
+  constructor(engine: Engine, group: Group, parameters: readonly Parameter[], { bytes, overlap }: BucketOptions) {
+    this.engine = engine;
+    this.group = group;
+    this.parameters = parameters;
+    this.#overlap = overlap;
+    this.#buckets = fill([...parameters].reverse(), bytes);
+    this.contents = this.#buckets.map((bucket) => bucket.parameters);
     for (const bucket of this.#buckets) for (const each of bucket.parameters) this.#bucketOf.set(each, bucket);
   }
 
+  /** Sends bucket number `index`; every parameter of it has a gradient now. */
+  protected abstract send(index: number, what: string): Work;
+  /** No rank has a gradient of this parameter: the optimizer must not update it. */
+  protected abstract leaveOut(parameter: Parameter): void;
+
   final(parameters: readonly Parameter[]): void {
+    if (!this.#overlap) return;
     for (const parameter of parameters) this.#bucketOf.get(parameter)?.missing.delete(parameter);
     while (this.#buckets[this.#next]?.missing.size === 0) this.#start();
     // Those that have arrived give their buffers back, so that few are held at a time.
@@ -70,7 +89,7 @@ class BucketedReduction implements GradientReduction {
 
   finish(): number[] {
     while (this.#next < this.#buckets.length) this.#start();
-    return this.#parameters.map((parameter) => (this.#absent.has(parameter) ? 0 : 1));
+    return this.parameters.map((parameter) => (this.#absent.has(parameter) ? 0 : 1));
   }
 
   wait(present: readonly number[]): void {
@@ -82,26 +101,36 @@ class BucketedReduction implements GradientReduction {
     this.#next = 0;
     this.#absent.clear();
     // What no rank has a gradient of is not updated at all, as in a single process: neither decay nor moments.
-    for (const [i, parameter] of this.#parameters.entries()) {
-      if (present[i] !== 0) continue;
-      parameter.grad?.dispose();
-      parameter.grad = null;
-    }
+    for (const [i, parameter] of this.parameters.entries()) if (present[i] === 0) this.leaveOut(parameter);
   }
 
   #start(): void {
-    const bucket = this.#buckets[this.#next]!;
+    const index = this.#next;
+    const { parameters } = this.#buckets[index]!;
     this.#next += 1;
-    const grads = bucket.parameters.map((parameter) => {
-      if (parameter.grad === null) {
-        this.#absent.add(parameter);
-        parameter.grad = this.#engine.keep(this.#engine.zeros(parameter.value.shape));
-      }
-      return parameter.grad;
-    });
-    const first = bucket.parameters[0]!.name;
-    const last = bucket.parameters.at(-1)!.name;
-    bucket.work = this.#group.allReduce(grads, `the gradients of ${first === last ? first : `${last} to ${first}`}`);
+    for (const parameter of parameters) {
+      if (parameter.grad !== null) continue;
+      this.#absent.add(parameter);
+      parameter.grad = this.engine.keep(this.engine.zeros(parameter.value.shape));
+    }
+    const [first, last] = [parameters[0]!.name, parameters.at(-1)!.name];
+    const what = `the gradients of ${first === last ? first : `${last} to ${first}`}`;
+    this.#buckets[index]!.work = this.send(index, what);
+  }
+}
+
+/** Every rank gets every sum. */
+class SummedGradients extends BucketedReduction {
+  protected send(index: number, what: string): Work {
+    return this.group.allReduce(
+      this.contents[index]!.map(({ grad }) => grad!),
+      what,
+    );
+  }
+
+  protected leaveOut(parameter: Parameter): void {
+    parameter.grad?.dispose();
+    parameter.grad = null;
   }
 }
 

@@ -15,7 +15,7 @@ import type { NevaModel } from '../model/neva.ts';
 import type { GradientReduction } from '../parallel/data.ts';
 import type { Group } from '../parallel/group.ts';
 import type { Report } from '../report/report.ts';
-import type { Optimizer } from './optimizer.ts';
+import type { StageOptimizer } from './optimizer.ts';
 import type { Recompute } from './recompute.ts';
 import { learningRate, type Schedule } from './schedule.ts';
 import { forwardBackward } from './walk.ts';
@@ -51,7 +51,7 @@ export interface Position {
 export interface LoopParts {
   engine: Engine;
   model: NevaModel;
-  optimizer: Optimizer;
+  optimizer: StageOptimizer;
   schedule: Schedule;
   /** This rank's share of each global batch. */
   batches: AsyncIterable<GlobalBatch>;

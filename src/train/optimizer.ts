@@ -1,5 +1,6 @@
 /** AdamW over the trainable parameters, with clipping by the global norm of the gradient. */
 import type { AdamWState, Engine, Parameter } from '../engine/engine.ts';
+import { ALONE, type Group } from '../parallel/group.ts';
 
 export interface OptimizerOptions {
   betas: readonly [number, number];
@@ -9,20 +10,47 @@ export interface OptimizerOptions {
   clip: number;
 }
 
-export class Optimizer {
+/** Moments by parameter name, in the parameters' shapes. */
+export type Moments = ReadonlyMap<string, AdamWState>;
+
+/** What THE loop and checkpoints need of an optimizer, however its state is kept. */
+export interface StageOptimizer {
+  /** Update number `step` (from 1) with the summed gradients. Returns the gradient's norm before clipping. */
+  step(step: number, lr: number): number;
+  /** Runs `body` with the whole state (and float32 weights in `main` where the values are less), on rank 0 alone. */
+  withWhole(body: (moments: Moments) => void): void;
+  /** Takes over a state that `fill` writes into the tensors that it is given. */
+  load(fill: (moments: Moments) => void): void;
+}
+
+export class Optimizer implements StageOptimizer {
   readonly parameters: readonly Parameter[];
   readonly states: AdamWState[];
   readonly #engine: Engine;
   readonly #options: OptimizerOptions;
+  readonly #group: Group;
 
-  constructor(engine: Engine, parameters: readonly Parameter[], options: OptimizerOptions) {
+  constructor(engine: Engine, parameters: readonly Parameter[], options: OptimizerOptions, group: Group = ALONE) {
     this.#engine = engine;
+    this.#group = group;
     this.#options = options;
     this.parameters = parameters;
     this.states = parameters.map(({ value }) => ({
       expAvg: engine.keep(engine.zeros(value.shape)),
       expAvgSq: engine.keep(engine.zeros(value.shape)),
     }));
+  }
+
+  get #moments(): Moments {
+    return new Map(this.parameters.map(({ name }, i) => [name, this.states[i]!]));
+  }
+
+  withWhole(body: (moments: Moments) => void): void {
+    if (this.#group.rank === 0) body(this.#moments);
+  }
+
+  load(fill: (moments: Moments) => void): void {
+    fill(this.#moments);
   }
 
   /**

@@ -15,7 +15,6 @@ import { type DataOptions, type Loader, openLoader } from '../data/loader.ts';
 import type { Engine, Parameter } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
 import { UserError } from '../errors.ts';
-import { gradientReduction } from '../parallel/data.ts';
 import { ALONE, type Group } from '../parallel/group.ts';
 import { makeMesh, meshTable } from '../parallel/mesh.ts';
 import type { Report } from '../report/report.ts';
@@ -23,7 +22,7 @@ import { markFinished, type RunFolder } from '../report/run_folder.ts';
 import { type Assembled, assemble } from './assemble.ts';
 import { dataOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
-import { Optimizer } from './optimizer.ts';
+import { openOptimizer } from './open_optimizer.ts';
 import type { Recompute } from './recompute.ts';
 import type { Schedule } from './schedule.ts';
 import { refuseUnsupported } from './supported.ts';
@@ -82,20 +81,16 @@ interface Setting {
 async function runLoop(setting: Setting): Promise<LoopResult> {
   const { stage, engine, config, run, report, group, assembled, data, loader, start } = setting;
   const { model } = assembled;
-  const { optim, seed } = config.model;
+  const { seed } = config.model;
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
-  const optimizer = new Optimizer(engine, trainable, {
-    betas: [optim.betas[0]!, optim.betas[1]!],
-    eps: optim.eps,
-    weightDecay: optim.weight_decay,
-    clip: config.trainer.gradient_clip_val ?? 0,
-  });
-  const moments = new Map(trainable.map(({ name }, i) => [name, optimizer.states[i]!]));
-  if (run.lastCheckpoint) {
-    restore(engine, run.lastCheckpoint, trainable, moments);
-    engine.setRngState(Buffer.from(readCheckpoint(run.lastCheckpoint).rng, 'base64'));
+  const { lastCheckpoint } = run;
+  if (lastCheckpoint) {
+    restore(engine, lastCheckpoint, trainable, new Map());
+    engine.setRngState(Buffer.from(readCheckpoint(lastCheckpoint).rng, 'base64'));
   }
   sameWeights(engine, group, trainable);
+  const { optimizer, reduction } = openOptimizer(engine, group, trainable, config);
+  if (lastCheckpoint) optimizer.load((moments) => restore(engine, lastCheckpoint, [], moments));
 
   const maxSteps = lastStep(config, loader.size);
   const schedule = scheduleOf(config, maxSteps);
@@ -130,10 +125,12 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
       additionalTokens: [...(data.additionalTokens ?? [])],
       frozen: assembled.frozen,
     };
-    const content = { state, shape: model.shape, parameters: saved, optimizer: moments, files };
-    const folder = saveCheckpoint(engine, run.checkpointsDir, content);
-    pruneCheckpoints(run.checkpointsDir, config.exp_manager.checkpoint_callback_params.save_top_k);
-    report.log.debug(`saved ${folder}`);
+    optimizer.withWhole((moments) => {
+      const content = { state, shape: model.shape, parameters: saved, optimizer: moments, files };
+      const folder = saveCheckpoint(engine, run.checkpointsDir, content);
+      pruneCheckpoints(run.checkpointsDir, config.exp_manager.checkpoint_callback_params.save_top_k);
+      report.log.debug(`saved ${folder}`);
+    });
   };
 
   const { checkpoint_callback_params: saving, create_checkpoint_callback, save_on_train_end } = config.exp_manager;
@@ -147,9 +144,9 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
       schedule,
       batches: loader,
       group,
-      reduction: gradientReduction(engine, group, trainable, config.model.grad_allreduce_chunk_size_mb * 1e6),
+      reduction,
       report,
-      save: create_checkpoint_callback && group.rank === 0 ? save : async () => {},
+      save: create_checkpoint_callback ? save : async () => {},
       validate: () =>
         validate(engine, model, { ...data, dataPath: validation! }, trainer.limit_val_batches ?? 50, group),
     },

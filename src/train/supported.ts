@@ -44,6 +44,10 @@ export function unsupported({ trainer, model }: NevaConfig): string[] {
       tfjs && trainer.num_threads !== null && trainer.tfjs_backend === 'cpu',
       `trainer.num_threads=${trainer.num_threads}: plain JavaScript computes on one core; leave it out, or set trainer.engine=torch`,
     ],
+    [
+      model.optim.grad_sync_dtype !== 'fp32',
+      `model.optim.grad_sync_dtype=${model.optim.grad_sync_dtype}: gradients are summed over ranks in float32; set it to fp32`,
+    ],
     [model.data.packed_sequence, 'model.data.packed_sequence: packing is not built yet; set it to false'],
     [model.mm_cfg.llm.model_type === 'nvgpt', 'model.mm_cfg.llm.model_type=nvgpt: only LLaMA is built yet'],
   ];

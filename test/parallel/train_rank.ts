@@ -12,25 +12,35 @@ import type { StepMetrics } from '../../src/report/metrics.ts';
 import { type LoopOptions, trainLoop } from '../../src/train/loop.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { KEEP_ALL } from '../../src/train/recompute.ts';
+import { ShardedOptimizer } from '../../src/train/sharded_optimizer.ts';
 import { batchOf, referenceRecords, reportInto, unlabelled } from '../support/batches.ts';
 import { tinyLlava } from '../support/llava.ts';
 import { torchEngine } from '../support/torch.ts';
 
-const STEPS = 20;
+/** Fewer in bfloat16, whose runs drift apart. */
+const steps = (lowPrecision: boolean) => (lowPrecision ? 5 : 20);
 /** Small enough for the tiny model to fill several. */
-const BUCKET_BYTES = 20_000;
+const BUCKETS = { bytes: 20_000, overlap: true };
 
 export interface Setting {
   name: string;
   llm: boolean;
   recompute: boolean;
   reduction: LoopOptions['lossReduction'];
+  /** Optimizer state shared out over the ranks. */
+  sharded: boolean;
+  /** bfloat16 weights with float32 main weights (NeMo's O2). */
+  lowPrecision: boolean;
 }
 
 export interface Outcome {
   name: string;
   lines: StepMetrics[];
+  /** Live tensors at the beginning of each step. */
+  tensors: number[];
   weights: [string, number[]][];
+  /** Moments and main weights, whole; on rank 0. */
+  moments: [string, number[]][];
 }
 
 const [out = '', settings = '[]'] = process.argv.slice(2);
@@ -52,37 +62,47 @@ function microBatches(step: number): MicroBatch[] {
   return all.map((_, i) => all[(i + step) % 4]!);
 }
 
-async function* shares(): AsyncGenerator<GlobalBatch> {
+async function* shares(tensors: number[]): AsyncGenerator<GlobalBatch> {
   for (let step = 0; ; step++) {
+    tensors.push(engine.memory().tensors);
     const own = microBatches(step).filter((_, i) => i % group.size === group.rank);
     yield batchOf(own, (step + 1) * 6);
   }
 }
 
-async function run({ name, llm, recompute, reduction }: Setting): Promise<Outcome> {
-  const model = tinyLlava(engine);
+async function run({ name, llm, recompute, reduction, sharded, lowPrecision }: Setting): Promise<Outcome> {
+  const model = tinyLlava(engine, lowPrecision ? 'bfloat16' : 'float32');
   for (const part of model.parts) {
     for (const parameter of part.parameters) {
       parameter.trainable = part.name === 'projector' || (part.name === 'llm' && llm);
     }
   }
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
+  for (const parameter of lowPrecision ? model.parameters : []) {
+    const exact = parameter.value;
+    parameter.value = engine.keep(engine.cast(exact, 'bfloat16'));
+    if (parameter.trainable) parameter.main = exact;
+  }
+  const adam = { betas: [0.9, 0.95] as const, eps: 1e-8, weightDecay: 0.1, clip: 1 };
+  const shared = sharded && group.size > 1 ? new ShardedOptimizer(engine, group, trainable, adam, BUCKETS) : null;
+  const optimizer = shared ?? new Optimizer(engine, trainable, adam, group);
   const lines: StepMetrics[] = [];
+  const tensors: number[] = [];
   await trainLoop(
     {
       engine,
       model,
-      optimizer: new Optimizer(engine, trainable, { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 1 }),
-      schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: STEPS },
-      batches: shares(),
+      optimizer,
+      schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: 20 },
+      batches: shares(tensors),
       group,
-      reduction: gradientReduction(engine, group, trainable, BUCKET_BYTES),
+      reduction: shared ?? gradientReduction(engine, group, trainable, BUCKETS),
       report: reportInto(lines),
       save: async () => {},
       validate: async () => Number.NaN,
     },
     {
-      maxSteps: STEPS,
+      maxSteps: steps(lowPrecision),
       saveEvery: 0,
       saveAtEnd: false,
       validateEvery: 0,
@@ -93,7 +113,20 @@ async function run({ name, llm, recompute, reduction }: Setting): Promise<Outcom
     },
     { step: 0, epoch: 0, consumedSamples: 0, valLoss: null },
   );
-  return { name, lines, weights: trainable.map(({ name, value }) => [name, [...engine.read(value)]]) };
+  const moments: [string, number[]][] = [];
+  optimizer.withWhole((whole) => {
+    for (const [key, { expAvg, expAvgSq }] of whole) {
+      moments.push([`${key} exp_avg`, [...engine.read(expAvg)]], [`${key} exp_avg_sq`, [...engine.read(expAvgSq)]]);
+    }
+    for (const { name: key, main } of trainable) if (main) moments.push([`${key} main`, [...engine.read(main)]]);
+  });
+  return {
+    name,
+    lines,
+    tensors,
+    moments,
+    weights: trainable.map(({ name, value }) => [name, [...engine.read(value)]]),
+  };
 }
 
 const outcomes: Outcome[] = [];

@@ -1,0 +1,270 @@
+/**
+ * AdamW whose moments and float32 weights are shared out over the data-parallel ranks (ZeRO stage 1; NeMo's
+ * distributed_fused_adam). A bucket of gradients is one flat buffer of `size` equal parts: reduce-scatter leaves each rank
+ * the sum of its part, it updates that part of the weights, and all-gather brings the new weights to all.
+ */
+import type { AdamWState, Engine, Parameter, Tensor } from '../engine/engine.ts';
+import { BucketedReduction, type BucketOptions } from '../parallel/data.ts';
+import type { Group, Work } from '../parallel/group.ts';
+import type { Moments, OptimizerOptions, StageOptimizer } from './optimizer.ts';
+
+/** This rank's part of a bucket: all float32, [n] with size·n ≥ the bucket's elements. */
+interface Shard {
+  n: number;
+  weights: Tensor;
+  expAvg: Tensor;
+  expAvgSq: Tensor;
+  /** Between the start of its message and the update. */
+  gradient: Tensor | null;
+  /** The message itself, until it has been received. */
+  flat: Tensor | null;
+  pieces: Piece[];
+}
+
+/** The stretch of a parameter that lies in this rank's part. */
+interface Piece {
+  parameter: Parameter;
+  /** Within the shard, in elements. */
+  start: number;
+  end: number;
+  /** As the engine's AdamW takes it; `value` and the moments are views of the shard. */
+  slice: Parameter;
+  state: AdamWState;
+}
+
+export class ShardedOptimizer extends BucketedReduction implements StageOptimizer {
+  readonly #options: OptimizerOptions;
+  readonly #shards: Shard[];
+  readonly #leftOut = new Set<Parameter>();
+
+  /** Takes over the parameters' float32 weights: `main` is null afterwards. */
+  constructor(
+    engine: Engine,
+    group: Group,
+    parameters: readonly Parameter[],
+    options: OptimizerOptions,
+    buckets: BucketOptions,
+  ) {
+    super(engine, group, parameters, buckets);
+    this.#options = options;
+    this.#shards = this.contents.map((content) => this.#makeShard(content));
+    for (const parameter of parameters) {
+      parameter.main?.dispose();
+      parameter.main = null;
+    }
+  }
+
+  #makeShard(content: readonly Parameter[]): Shard {
+    const { engine, group } = this;
+    const n = Math.ceil(content.reduce((sum, { value }) => sum + elements(value), 0) / group.size);
+    const weights = engine.scope(() =>
+      engine.scale(
+        this.#ownPart(
+          content.map(({ main, value }) => main ?? value),
+          n,
+        ),
+        1,
+      ),
+    );
+    const shard: Shard = {
+      n,
+      weights: engine.keep(weights),
+      expAvg: engine.keep(engine.zeros([n])),
+      expAvgSq: engine.keep(engine.zeros([n])),
+      gradient: null,
+      flat: null,
+      pieces: [],
+    };
+    let at = -group.rank * n;
+    for (const parameter of content) {
+      const [start, end] = [Math.max(at, 0), Math.min(at + elements(parameter.value), n)];
+      at += elements(parameter.value);
+      if (start >= end) continue;
+      const view = (whole: Tensor) => engine.keep(engine.slice(whole, 0, start, end));
+      const { name, decay } = parameter;
+      shard.pieces.push({
+        parameter,
+        start,
+        end,
+        slice: { name, value: view(shard.weights), main: null, grad: null, trainable: true, decay },
+        state: { expAvg: view(shard.expAvg), expAvgSq: view(shard.expAvgSq) },
+      });
+    }
+    return shard;
+  }
+
+  /** Tensors one after the other, filled up with zeros: float32 [size·n]. */
+  #flat(tensors: readonly Tensor[], n: number): Tensor {
+    const { engine, group } = this;
+    const flat = tensors.map((tensor) => {
+      const line = engine.reshape(tensor, [-1]);
+      return line.dtype === 'float32' ? line : engine.cast(line, 'float32');
+    });
+    const missing = group.size * n - tensors.reduce((sum, tensor) => sum + elements(tensor), 0);
+    return engine.concat(missing > 0 ? [...flat, engine.zeros([missing])] : flat, 0);
+  }
+
+  #ownPart(tensors: readonly Tensor[], n: number): Tensor {
+    return this.engine.slice(this.#flat(tensors, n), 0, this.group.rank * n, (this.group.rank + 1) * n);
+  }
+
+  protected send(index: number, what: string): Work {
+    const { engine } = this;
+    const shard = this.#shards[index]!;
+    const content = this.contents[index]!;
+    shard.flat = engine.keep(
+      engine.scope(() =>
+        this.#flat(
+          content.map(({ grad }) => grad!),
+          shard.n,
+        ),
+      ),
+    );
+    shard.gradient = engine.keep(engine.zeros([shard.n]));
+    for (const parameter of content) {
+      parameter.grad?.dispose();
+      parameter.grad = null;
+    }
+    const work = this.group.reduceScatter(shard.flat, shard.gradient, what);
+    return {
+      get done() {
+        return work.done;
+      },
+      wait() {
+        work.wait();
+        shard.flat?.dispose();
+        shard.flat = null;
+      },
+    };
+  }
+
+  protected leaveOut(parameter: Parameter): void {
+    this.#leftOut.add(parameter);
+  }
+
+  step(step: number, lr: number): number {
+    const { engine, group } = this;
+    const { clip, ...adam } = this.#options;
+    const norm = engine.scope(() => {
+      const pieces = this.#shards.flatMap((shard) => {
+        const updated = shard.pieces.filter(({ parameter }) => !this.#leftOut.has(parameter));
+        for (const { slice, start, end } of updated) slice.grad = engine.slice(shard.gradient!, 0, start, end);
+        return updated;
+      });
+      const grads = pieces.map(({ slice }) => slice.grad!);
+      const [squares] = group.sum([grads.length > 0 ? engine.globalNorm(grads) ** 2 : 0], "the gradient's norm");
+      const total = Math.sqrt(squares!);
+      const gradScale = clip > 0 ? Math.min(1, clip / (total + 1e-6)) : 1;
+      engine.adamW(
+        pieces.map(({ slice }) => slice),
+        pieces.map(({ state }) => state),
+        { ...adam, step, lr, gradScale },
+      );
+      for (const { slice } of pieces) slice.grad = null;
+      return total;
+    });
+    for (const shard of this.#shards) {
+      shard.gradient?.dispose();
+      shard.gradient = null;
+    }
+    this.#leftOut.clear();
+    this.#gatherWeights();
+    return norm;
+  }
+
+  /** The weights travel in the precision that the model computes with. */
+  #gatherWeights(): void {
+    const { engine, group } = this;
+    engine.scope(() => {
+      const started = this.#shards.map(({ n, weights }, i) => {
+        const content = this.contents[i]!;
+        const { dtype } = content[0]!.value;
+        const own = dtype === 'float32' ? weights : engine.cast(weights, dtype);
+        const all = engine.zeros([group.size * n], dtype);
+        return { content, all, work: group.allGather(own, all, 'the new weights') };
+      });
+      for (const { content, all, work } of started) {
+        work.wait();
+        this.#deal(all, content, ({ value }, part) => engine.assign(value, part));
+      }
+    });
+  }
+
+  /** Cuts a flat buffer [size·n] into the parameters' shapes. */
+  #deal(flat: Tensor, content: readonly Parameter[], take: (parameter: Parameter, part: Tensor) => void): void {
+    let at = 0;
+    for (const parameter of content) {
+      const { shape } = parameter.value;
+      const count = elements(parameter.value);
+      take(parameter, this.engine.reshape(this.engine.slice(flat, 0, at, at + count), shape));
+      at += count;
+    }
+  }
+
+  /** All ranks bring their parts together; rank 0 keeps them while `body` runs, the others let go of them at once. */
+  withWhole(body: (moments: Moments) => void): void {
+    const { engine, group } = this;
+    const leads = group.rank === 0;
+    const moments = new Map<string, AdamWState>();
+    const copies: Tensor[] = [];
+    const gather = (own: Tensor, content: readonly Parameter[], take: (parameter: Parameter, whole: Tensor) => void) =>
+      engine.scope(() => {
+        const all = engine.zeros([group.size * elements(own)]);
+        group.allGather(own, all, 'the parts of the optimizer').wait();
+        if (!leads) return;
+        this.#deal(all, content, (parameter, part) => {
+          const copy = engine.keep(engine.scale(part, 1));
+          copies.push(copy);
+          take(parameter, copy);
+        });
+      });
+    this.#shards.forEach((shard, i) => {
+      const content = this.contents[i]!;
+      gather(shard.expAvg, content, ({ name }, expAvg) => moments.set(name, { expAvg, expAvgSq: expAvg }));
+      gather(shard.expAvgSq, content, ({ name }, expAvgSq) => {
+        moments.get(name)!.expAvgSq = expAvgSq;
+      });
+      if (content[0]!.value.dtype === 'float32') return;
+      gather(shard.weights, content, (parameter, main) => {
+        parameter.main = main;
+      });
+    });
+    try {
+      if (leads) body(new Map(this.parameters.map(({ name }) => [name, moments.get(name)!])));
+    } finally {
+      for (const parameter of this.parameters) parameter.main = null;
+      for (const copy of copies) copy.dispose();
+    }
+  }
+
+  /** Every rank reads whole moments, one bucket at a time, and keeps its part. */
+  load(fill: (moments: Moments) => void): void {
+    const { engine } = this;
+    this.#shards.forEach(({ n, expAvg, expAvgSq }, i) => {
+      engine.scope(() => {
+        const content = this.contents[i]!;
+        const whole = content.map(({ value }) => ({
+          expAvg: engine.zeros(value.shape),
+          expAvgSq: engine.zeros(value.shape),
+        }));
+        fill(new Map(content.map(({ name }, at) => [name, whole[at]!])));
+        engine.assign(
+          expAvg,
+          this.#ownPart(
+            whole.map((state) => state.expAvg),
+            n,
+          ),
+        );
+        engine.assign(
+          expAvgSq,
+          this.#ownPart(
+            whole.map((state) => state.expAvgSq),
+            n,
+          ),
+        );
+      });
+    });
+  }
+}
+
+const elements = ({ shape }: Tensor): number => shape.reduce((product, size) => product * size, 1);
