@@ -37,16 +37,17 @@ export interface Converted {
 }
 
 /** Nothing stands at `out` until all of it is there; an existing `out` is refused. `engine` is needed for another dtype only. */
-export function convert(engine: Engine | null, options: ConvertOptions): Converted {
-  const out = resolve(options.out);
+export function convert(engine: Engine | null, asked: ConvertOptions): Converted {
+  const out = resolve(asked.out);
   if (existsSync(out)) {
-    throw mistake({ where: options.out, problem: 'there is something already', fix: 'name what does not exist yet' });
+    throw mistake({ where: asked.out, problem: 'there is something already', fix: 'name what does not exist yet' });
   }
-  const isNemo = options.to === 'nemo' || options.to === 'nemo-mcore';
-  if (!isNemo && options.tp * options.pp !== 1) {
-    throw mistake({ where: '--tp, --pp', problem: `${options.to} is not split`, fix: 'leave them out' });
+  const isNemo = asked.to === 'nemo' || asked.to === 'nemo-mcore';
+  if (!isNemo && asked.tp * asked.pp !== 1) {
+    throw mistake({ where: '--tp, --pp', problem: `${asked.to} is not split`, fix: 'leave them out' });
   }
-  const whole = openWhole(options.from);
+  const whole = openWhole(asked.from);
+  const options = { ...asked, part: asked.part === 'all' ? wholePart(whole) : asked.part };
   const wanted = wantedParts(whole, options, isNemo);
   const beside = besideName(out);
   rmSync(beside, { recursive: true, force: true });
@@ -61,6 +62,12 @@ export function convert(engine: Engine | null, options: ConvertOptions): Convert
   } finally {
     rmSync(beside, { recursive: true, force: true });
   }
+}
+
+/** What all of a model is: a LLaMA is all language model, a CLIP all tower. */
+function wholePart({ config, parts }: WholeModel): 'all' | Part {
+  if (config?.kind === 'llama' && !parts.projector) return 'llm';
+  return config?.kind === 'clip' && !parts.projector ? 'vision' : 'all';
 }
 
 /** The parts that will be written; user errors for those that are not there. */

@@ -122,6 +122,7 @@ function merge(path: string, config: NemoConfig, ranks: readonly Rank[], tokeniz
   }
   for (const [name, list] of shards) takeModule(name, list[0]!);
   refuse(path, problems);
+  if (entries.size === 0) throw mistake({ where: path, problem: 'there are no weights in it', fix: 'save it again' });
   return { entries, config: shapes, tokenizerFolder: tokenizer ? extractTokenizer(tokenizer, path) : null };
 
   function take(weights: readonly NemoWeight[], layers: number, heads: Heads): void {

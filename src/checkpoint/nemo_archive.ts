@@ -131,24 +131,15 @@ function tarFiles(path: string): Map<string, Region> {
 function unpacked(path: string): string {
   const folder = temporaryFolder('archive');
   let left = statSync(path).size * MAX_GROWTH + (64 << 20);
-  let refused: unknown = null;
+  // Throwing ends the unpacking where it is: what follows may be endless.
   const filter = (name: string, entry: { size?: number; type?: string }): boolean => {
-    if (refused) return false;
-    try {
-      refuseEntry(path, name, entry.type ?? 'File');
-      left -= entry.size ?? 0;
-      if (left < 0) {
-        throw mistake({ where: path, problem: `it unpacks to more than ${MAX_GROWTH} times its size` });
-      }
-      return true;
-    } catch (error) {
-      refused = error;
-      return false;
-    }
+    refuseEntry(path, name, entry.type ?? 'File');
+    left -= entry.size ?? 0;
+    if (left < 0) throw mistake({ where: path, problem: `it unpacks to more than ${MAX_GROWTH} times its size` });
+    return true;
   };
   try {
     extract({ file: path, cwd: folder, sync: true, strict: true, filter });
-    if (refused) throw refused;
   } catch (error) {
     rmSync(folder, { recursive: true, force: true });
     if (isUserError(error)) throw error;

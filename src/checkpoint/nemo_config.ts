@@ -77,7 +77,7 @@ class ConfigReader {
       throw this.#refuse('num_query_groups', `a divisor of ${numAttentionHeads} heads of whole width`, numQueryGroups);
     }
     return {
-      numLayers: this.#count('num_layers'),
+      numLayers: this.#layers(),
       hiddenSize,
       ffnHiddenSize: this.#count('ffn_hidden_size'),
       numAttentionHeads,
@@ -102,7 +102,7 @@ class ConfigReader {
       imageSize,
       patchSize: own.#count('patch_dim'),
       hiddenSize,
-      numLayers: own.#count('num_layers'),
+      numLayers: own.#layers(),
       numAttentionHeads: own.#count('num_attention_heads'),
       ffnHiddenSize: own.optionalCount('ffn_hidden_size') ?? 4 * hiddenSize,
       normEpsilon: own.#positive('layernorm_epsilon', 1e-5),
@@ -147,6 +147,13 @@ class ConfigReader {
     const value = this.#value(key);
     if (Number.isSafeInteger(value) && (value as number) > 0) return value as number;
     throw this.#refuse(key, 'a whole number above 0', value);
+  }
+
+  /** Every block is looked for by name: a file must not ask for billions. */
+  #layers(): number {
+    const count = this.#count('num_layers');
+    if (count > 10_000) throw this.#refuse('num_layers', 'at most 10000', count);
+    return count;
   }
 
   #positive(key: string, fallback: number): number {

@@ -138,6 +138,13 @@ test('the vision tower as a CLIP archive, the projector as one of its own', () =
   }
 });
 
+test('all of a model that is but one part is that part', () => {
+  const llm = converted({ from: fixture('foreign/llm_mcore_tp2.nemo'), to: 'hf' }, '');
+  assert.equal(openWeights(llm).config?.kind, 'llama');
+  const tower = converted({ from: fixture('foreign/clip_tp2.nemo'), to: 'hf' }, '');
+  assertSame(contentsOf(openWeights(tower).entries), expected, (name) => name.startsWith('vision_tower.'));
+});
+
 test('a folder where --out does not end in .nemo', () => {
   const out = converted({ tp: 2 }, '');
   assert.deepEqual(

@@ -1,0 +1,120 @@
+/** Files of weights with damage at random: reading one gives tensors or a user error, soon, and never anything else. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { gunzipSync, gzipSync } from 'node:zlib';
+import { readTensor } from '../../src/checkpoint/pieces.ts';
+import { fileEntries, wholeFile } from '../../src/checkpoint/raw.ts';
+import { openWeights } from '../../src/checkpoint/weights.ts';
+import { readMember, readZip } from '../../src/checkpoint/zip.ts';
+import { isUserError } from '../../src/errors.ts';
+import { fixture } from './fixtures.ts';
+import { type Member, zipOf } from './torch_file.ts';
+
+/** Numbers in [0, 1) from a seed (mulberry32), so that a failing case can be had again. */
+function random(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+const INTERESTING = [0, 1, 0x2e, 0x52, 0x62, 0x63, 0x7d, 0x7f, 0x80, 0x8a, 0x8e, 0x93, 0xff];
+
+function damage(bytes: Buffer, next: () => number): Buffer {
+  let result = Buffer.from(bytes);
+  const at = () => Math.floor(next() * result.length);
+  for (let change = 0; change <= next() * 4; change++) {
+    const [start, length] = [at(), Math.floor(next() ** 3 * 64)];
+    switch (Math.floor(next() * 6)) {
+      case 0:
+        result[start] = Math.floor(next() * 256);
+        break;
+      case 1:
+        result[start] = INTERESTING[Math.floor(next() * INTERESTING.length)]!;
+        break;
+      case 2:
+        result.fill(next() < 0.5 ? 0xff : 0, start, start + 8);
+        break;
+      case 3:
+        result = result.subarray(0, start + 1);
+        break;
+      case 4: // a part again
+        result = Buffer.concat([
+          result.subarray(0, start),
+          result.subarray(at(), at() + length),
+          result.subarray(start),
+        ]);
+        break;
+      default: // a part taken out
+        result = Buffer.concat([result.subarray(0, start), result.subarray(start + length)]);
+    }
+    if (result.length === 0) return result;
+  }
+  return result;
+}
+
+/** The same torch file with a damaged pickle whose checksum is right, or its zip is all that would be tried. */
+function withDamagedPickle(file: string): (next: () => number) => Buffer {
+  const members = [...readZip(wholeFile(file), file)].map(
+    ([name, member]): Member => ({ name, data: readMember(member, file, 1 << 20) }),
+  );
+  return (next) =>
+    zipOf(members.map((m) => (m.name.endsWith('data.pkl') ? { ...m, data: damage(Buffer.from(m.data), next) } : m)));
+}
+
+const plain = (name: string) => {
+  const bytes = readFileSync(fixture(name));
+  return (next: () => number) => damage(bytes, next);
+};
+/** Damage where headers are: a whole archive is mostly weights. */
+const atFront = (name: string, size: number) => {
+  const bytes = readFileSync(fixture(name));
+  return (next: () => number) => Buffer.concat([damage(bytes.subarray(0, size), next), bytes.subarray(size)]);
+};
+const compressed = (name: string) => {
+  const bytes = gunzipSync(readFileSync(fixture(name)));
+  return (next: () => number) => gzipSync(damage(bytes.subarray(0, 20_000), next), { level: 1 });
+};
+
+export const FUZZED: Record<string, (next: () => number) => Buffer> = {
+  zip: plain('torch/state.pt'),
+  'compressed zip': plain('torch/deflated.pt'),
+  pickle: withDamagedPickle(fixture('torch/state.pt')),
+  'pickle of protocol 5': withDamagedPickle(fixture('torch/state_protocol5.pt')),
+  'Lightning pickle': withDamagedPickle(fixture('torch/lightning.ckpt')),
+  safetensors: atFront('torch/expected.safetensors', 1100),
+  'nemo tar': atFront('foreign/clip.nemo', 3000),
+  'nemo tar.gz': compressed('foreign/llm_mcore_gz.nemo'),
+};
+
+/** Tries `count` cases of a kind; `seed` + i is the seed of the i-th. Returns how many were read in spite of their damage. */
+export function fuzz(kind: string, count: number, seed: number): number {
+  const folder = mkdtempSync(join(tmpdir(), 'neva-fuzz-'));
+  const file = join(folder, 'file');
+  let read = 0;
+  try {
+    for (let i = 0; i < count; i++) {
+      writeFileSync(file, FUZZED[kind]!(random(seed + i)));
+      const begin = performance.now();
+      for (const open of [() => openWeights(file).entries, () => fileEntries(file)]) {
+        try {
+          for (const entry of open().values()) readTensor(entry);
+          read++;
+        } catch (error) {
+          if (!isUserError(error)) throw new Error(`${kind}, seed ${seed + i}`, { cause: error });
+        }
+      }
+      assert.ok(performance.now() - begin < 10_000, `${kind}, seed ${seed + i}: took too long`);
+      assert.deepEqual(readdirSync(folder), ['file'], `${kind}, seed ${seed + i}: wrote a file`);
+    }
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+  assert.ok(process.memoryUsage.rss() < 2 ** 30, `${kind}: ${process.memoryUsage.rss()} bytes are held`);
+  return read;
+}
