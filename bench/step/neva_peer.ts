@@ -3,8 +3,7 @@
  * optimizer step for every `step` on stdin, answered with {"seconds", "loss", "grad_norm"}; `quit` tells the peak memory.
  */
 import { createInterface } from 'node:readline';
-import { TorchEngine } from '../../src/engine/torch/engine.ts';
-import { loadNative } from '../../src/engine/torch/native.ts';
+import { openEngine } from '../../src/engine/open.ts';
 import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { forwardBackward } from '../../src/train/walk.ts';
@@ -19,11 +18,18 @@ export interface StepSpec {
   stage: 'pretrain' | 'finetune';
   warmup: number;
   threads: number;
+  /** trainer.engine and trainer.tfjs_backend; torch where nothing is said. */
+  engine?: 'torch' | 'tfjs';
+  backend?: string;
 }
 
 const spec: StepSpec = JSON.parse(process.argv[2]!);
-loadNative();
-const engine = new TorchEngine({ device: 'cpu', threads: spec.threads });
+const engine = await openEngine({
+  engine: spec.engine ?? 'torch',
+  tfjs_backend: spec.backend ?? 'auto',
+  accelerator: 'cpu',
+  num_threads: spec.threads,
+});
 engine.seed(0);
 
 const model = new NevaModel(engine, {
@@ -98,7 +104,7 @@ function step() {
 
 const tell = (what: object) => process.stdout.write(`${JSON.stringify(what)}\n`);
 for (let i = 0; i < spec.warmup; i++) step();
-tell({ ready: true, torch: loadNative().versions().torch, live_tensors: engine.memory().tensors });
+tell({ ready: true, live_tensors: engine.memory().tensors });
 for await (const line of createInterface({ input: process.stdin })) {
   if (line === 'step') tell(step());
   if (line === 'quit') break;

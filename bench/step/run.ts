@@ -6,13 +6,12 @@
  *
  * Needs torch and transformers in the python3 on PATH. Writes bench/results/DATE-step.json.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { dirname, join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { packageRoot } from '../../src/root.ts';
+import { median, Peer } from '../peer.ts';
 import type { StepSpec } from './neva_peer.ts';
 
 const { values: flags } = parseArgs({
@@ -35,37 +34,6 @@ const SPEC: Omit<StepSpec, 'stage'> = {
   warmup: 3,
   threads: Number(flags.threads),
 };
-
-interface Answer {
-  seconds: number;
-  loss: number;
-  peak_rss_bytes: number;
-}
-
-class Peer {
-  readonly name: string;
-  readonly #process: ChildProcess;
-  readonly #lines: AsyncIterator<string>;
-
-  constructor(name: string, command: string, args: string[]) {
-    this.name = name;
-    this.#process = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
-    this.#lines = createInterface({ input: this.#process.stdout! })[Symbol.asyncIterator]();
-  }
-
-  async answer(): Promise<Answer> {
-    const { value, done } = await this.#lines.next();
-    if (done) throw new Error(`${this.name} ended early`);
-    return JSON.parse(value);
-  }
-
-  ask(word: string): Promise<Answer> {
-    this.#process.stdin!.write(`${word}\n`);
-    return this.answer();
-  }
-}
-
-const median = (values: number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 
 async function compare(stage: StepSpec['stage']) {
   const spec = JSON.stringify({ ...SPEC, stage });

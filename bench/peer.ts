@@ -1,0 +1,35 @@
+/** A process that is measured: it answers each line of its stdin with one line of JSON. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+
+export interface Answer {
+  seconds: number;
+  loss: number;
+  peak_rss_bytes: number;
+}
+
+export class Peer {
+  readonly name: string;
+  readonly #process: ChildProcess;
+  readonly #lines: AsyncIterator<string>;
+
+  constructor(name: string, command: string, args: string[], cwd = process.cwd()) {
+    this.name = name;
+    this.#process = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'], cwd });
+    this.#lines = createInterface({ input: this.#process.stdout! })[Symbol.asyncIterator]();
+  }
+
+  async answer(): Promise<Answer> {
+    const { value, done } = await this.#lines.next();
+    if (done) throw new Error(`${this.name} ended early`);
+    return JSON.parse(value);
+  }
+
+  ask(word: string): Promise<Answer> {
+    this.#process.stdin!.write(`${word}\n`);
+    return this.answer();
+  }
+}
+
+export const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
