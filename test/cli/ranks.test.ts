@@ -133,6 +133,40 @@ for (const victim of ['one rank', 'the launcher'] as const) {
   });
 }
 
+test('the checkpoint of a sharded optimizer goes on bit for bit, and on another number of ranks', () => {
+  const sharded = [
+    'model.mm_cfg.pretrain_mm_mlp_adapter=null',
+    'model.optim.name=distributed_fused_adam',
+    'model.optim.sched.max_steps=8',
+  ];
+  const o2 = ['trainer.precision=bf16', 'model.megatron_amp_O2=true'];
+  for (const [kind, more] of [
+    ['float32', sharded],
+    ['o2', [...sharded, ...o2]],
+  ] as const) {
+    const run = (name: string, steps: number, devices: number, ...also: string[]) => {
+      const args = overrides(steps, `${kind}-${name}`, ...more, `trainer.devices=${devices}`, ...also);
+      const { status, stderr } = neva(['finetune', ...args], options);
+      assert.equal(status, 0, stderr);
+    };
+    const goOn = ['exp_manager.resume_past_end=true', 'exp_manager.version=version_0'];
+    const of = (name: string) =>
+      lines(join(folder, `${kind}-${name}`, 'neva_finetune', 'version_0', 'metrics.jsonl')).map(
+        ({ loss }) => loss as unknown as number,
+      );
+    run('whole', 8, 2);
+    run('same', 4, 2);
+    run('same', 8, 2, ...goOn);
+    assert.deepEqual(of('same'), of('whole'), `${kind}: bit for bit`);
+    if (kind === 'o2') continue;
+    run('fewer', 4, 2);
+    run('fewer', 8, 1, ...goOn);
+    of('fewer').forEach((loss, i) => {
+      assert.ok(Math.abs(loss / of('whole')[i]! - 1) < 1e-5, `step ${i + 1}: ${loss} and ${of('whole')[i]}`);
+    });
+  }
+});
+
 test('a rank that is killed ends the others at once, with its name, exit 1 and no orphan', async () => {
   const name = 'killed';
   const args = ['pretrain', ...overrides(4000, name, 'trainer.devices=2')];
