@@ -1,5 +1,5 @@
 /** xoshiro128** (Blackman and Vigna 2018), seeded by splitmix32: TensorFlow.js has no generator whose state can be saved. */
-import { mistake } from '../../errors.ts';
+import { foreignRandomState } from '../random_state.ts';
 
 const STATE_BYTES = 16;
 
@@ -16,15 +16,7 @@ export class Generator {
 
   /** Throws a user error for a state of another engine: a run that resumes with it would draw other numbers. */
   setState(state: Uint8Array): void {
-    if (state.length !== STATE_BYTES) {
-      throw mistake({
-        where: 'random state',
-        problem: 'it was saved by another engine',
-        expected: `${STATE_BYTES} bytes of the tfjs engine`,
-        found: `${state.length} bytes`,
-        fix: 'resume with the engine that the run began with (trainer.engine=torch)',
-      });
-    }
+    if (state.length !== STATE_BYTES) throw foreignRandomState('tfjs', STATE_BYTES, state.length);
     this.#state = new Uint32Array(Uint8Array.from(state).buffer);
   }
 

@@ -12,6 +12,7 @@ import type {
   Segment,
   Tensor,
 } from '../engine.ts';
+import { foreignRandomState } from '../random_state.ts';
 import * as aten from './aten.generated.ts';
 import { native } from './native.ts';
 import { keep, scope, TorchTensor, torchTensor } from './tensor.ts';
@@ -156,6 +157,8 @@ export class TorchEngine implements Engine {
   }
 
   setRngState(state: Uint8Array): void {
+    const expected = native().rngState().byteLength;
+    if (state.length !== expected) throw foreignRandomState('torch', expected, state.length);
     native().setRngState(state);
   }
 
