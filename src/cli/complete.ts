@@ -16,6 +16,8 @@ export function define(command: Command): void {
 
 /** Flags whose value is a file or a folder. */
 const PATH_FLAGS = ['--config-path', '-cp', '--config-dir', '-cd', '--model', '--image', '--from', '--out', '--pixels'];
+/** Verbs that `launch` takes. */
+const RANKED = ['pretrain', 'finetune'];
 const NAME_FLAGS = ['--config-name', '-cn'];
 
 export async function candidates(words: readonly string[]): Promise<string[]> {
@@ -25,6 +27,11 @@ export async function candidates(words: readonly string[]): Promise<string[]> {
   if (!verb) {
     const names = [...verbs.filter(({ hidden }) => !hidden).map(({ name }) => name), '--help', '--version'];
     return before.length > 0 ? [] : startingWith(names, current);
+  }
+  if (verb.name === 'launch') {
+    const at = before.findIndex((word) => RANKED.includes(word));
+    if (at > 0) return candidates(words.slice(at));
+    if (!current.startsWith('-')) return startingWith(RANKED, current);
   }
   const command = innermost(await verb.load(), before.slice(1));
   const last = before.at(-1) ?? '';

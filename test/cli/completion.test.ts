@@ -37,6 +37,8 @@ test('verbs, flags, configurations, groups, keys and values are offered where th
   assert.deepEqual(offered('pretrain', '--config-dir', ''), [':files ']);
   assert.deepEqual(offered('config', 'docs', 'trainer.preci'), ['trainer.precision']);
   assert.deepEqual(offered('convert-checkpoint', '--to', 'hf'), ['hf', 'hf-new']);
+  assert.deepEqual(offered('launch', '--nproc', '2', 'pre'), ['pretrain']);
+  assert.deepEqual(offered('launch', '--nproc', '2', 'pretrain', 'trainer.preci'), ['trainer.precision=']);
   assert.deepEqual(offered('completion', 'z'), ['zsh']);
   assert.deepEqual(offered('no-such-verb', ''), []);
 });
