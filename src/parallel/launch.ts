@@ -107,7 +107,9 @@ export async function launch(options: LaunchOptions): Promise<number> {
       return MISTAKE;
     }
     const lost = failures.find(({ failure }) => failure?.lost)?.failure;
-    say(`neva: rank ${cause.rank} of ${processes * nodes} on ${hostname()} ${words(cause)}`);
+    // Who lost the others says itself who it is.
+    const who = cause.failure?.lost ? '' : `rank ${cause.rank} of ${processes * nodes} on ${hostname()} `;
+    say(`neva: ${who}${words(cause)}`);
     // Where the run was when it happened, as another rank saw it.
     if (lost && lost !== cause.failure) say(`  seen by: ${lost.failed}`);
     return 1;
@@ -127,7 +129,7 @@ function causeOf(failures: readonly Ended[]): Ended {
 }
 
 function words({ code, signal, failure }: Ended): string {
-  if (code === MISTAKE && failure) return failure.failed;
+  if (failure && (code === MISTAKE || failure.lost)) return failure.failed;
   if (signal !== null) return `was killed by ${signal}${signal === 'SIGKILL' ? ' (out of memory?)' : ''}`;
   return failure ? `failed: ${failure.failed}` : `ended with exit code ${code}`;
 }
