@@ -211,6 +211,8 @@ function lostIn<R>(who: string, what: string, body: () => R): R {
     // Gloo's messages begin with a place in its source and end with advice.
     const [first = ''] = error.message.split('\n', 1);
     const reason = first.replace(/^\[[^\]]*\.\w+:\d+\] /, '').replace(/ This is typically caused.*$/, '');
-    throw new LostRanks(`${who} waited for ${what}: ${reason}`, { cause: error });
+    // One that timed out closes the connections, and those under way beside it end with that.
+    const words = /time(?:d )?out/i.test(reason) ? `nothing came in time (${reason})` : reason;
+    throw new LostRanks(`${who} waited for ${what}: ${words}`, { cause: error });
   }
 }

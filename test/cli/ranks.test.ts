@@ -189,7 +189,7 @@ test('a rank that hangs is waited for no longer than trainer.collective_timeout'
   const args = ['pretrain', ...overrides(4000, name, 'trainer.devices=2', ...limits)];
   const { status, text, seconds } = await during(args, 3, () => process.kill(pids(name).get(1)!, 'SIGSTOP'));
   assert.equal(status, 1, text);
-  assert.match(text, /^neva: rank 0 of 2 on \S+ waited for .*, at step \d+: Timed out waiting 2000ms/m);
+  assert.match(text, /^neva: rank 0 of 2 on \S+ waited for .*, at step \d+: nothing came in time/m);
   assert.ok(seconds > 2 && seconds < 12, `${seconds} s`);
   for (const pid of pids(name).values()) assert.ok(!isAlive(pid));
 });
