@@ -18,9 +18,14 @@ interface Figures extends TinyRun {
   resident: number[];
 }
 
+/** Node 23 has these two no longer, and tfjs-node 4.22 calls them. */
+const WITHOUT_UTIL =
+  "--import=data:text/javascript,import util from 'node:util'; delete util.isNullOrUndefined; delete util.isArray";
+
 /** A process of its own for each backend: core has one at a time, and memory figures should be its alone. */
-function run(backend: string, cwd: string): Figures {
-  const { status, stdout, stderr } = spawnSync(process.execPath, ['--expose-gc', program, backend, String(STEPS)], {
+function run(backend: string, cwd: string, steps = STEPS, flags: string[] = []): Figures {
+  const args = ['--expose-gc', ...flags, program, backend, String(steps)];
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, {
     cwd,
     encoding: 'utf8',
     env: { ...process.env, TF_CPP_MIN_LOG_LEVEL: '2' },
@@ -61,3 +66,13 @@ for (const { backend, cwd, skip } of backends) {
     assert.ok(late < early + 32 * 2 ** 20, `resident memory went from ${early} to ${late} bytes`);
   });
 }
+
+test('tfjs-node without the functions that Node 23 removed', {
+  skip: node ? false : 'NEVA_TFJS_NODE is not set',
+}, () => {
+  const probe = spawnSync(process.execPath, [WITHOUT_UTIL, '-p', 'typeof require("util").isArray'], {
+    encoding: 'utf8',
+  });
+  assert.equal(probe.stdout.trim(), 'undefined', 'the test takes them away');
+  assert.equal(run('node', node!, 2, [WITHOUT_UTIL]).losses.length, 2);
+});

@@ -7,6 +7,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { mistake } from '../../errors.ts';
+import { registerMatMul } from './matmul.ts';
 
 export type BackendName = 'node-gpu' | 'node' | 'cpu';
 
@@ -58,8 +59,12 @@ export function chooseBackend(asked: string, accelerator: string): BackendName {
 export async function loadBackend(name: BackendName, threads: number | null = null): Promise<Backend> {
   if (threads !== null) process.env.TF_NUM_INTRAOP_THREADS = String(threads);
   tf.env().set('PROD', true); // or the JavaScript backend advertises tfjs-node on every start
-  if (name === 'cpu') await import('@tensorflow/tfjs-backend-cpu');
-  else loadPackage(name);
+  if (name === 'cpu') {
+    await import('@tensorflow/tfjs-backend-cpu');
+    registerMatMul();
+  } else {
+    loadPackage(name);
+  }
   await tf.setBackend(name === 'cpu' ? 'cpu' : 'tensorflow');
   await tf.ready();
   return { name, device: name === 'node-gpu' ? 'cuda:0' : 'cpu' };
