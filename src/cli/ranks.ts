@@ -96,7 +96,7 @@ function endWithLauncher(): void {
 
 /** Leaves it to the launcher to tell this failure, once for all ranks; false when there is no launcher of ours. */
 export function tellLauncher(failed: string, error: unknown): boolean {
-  if (process.env.NEVA_LAUNCHED === undefined || !process.send) return false;
+  if (process.env.NEVA_LAUNCHED === undefined || !process.send || !process.connected) return false;
   const message: RankFailure = { failed, lost: error instanceof Error && error.name === 'LostRanks' };
   return process.send(message);
 }
