@@ -10,8 +10,8 @@ import { type ConfigShapes, llamaConfig, originalConfig, visionConfig, writeConf
 import { type Layout, type Part, partOf, writeName } from './names.ts';
 import { type NemoOutput, writeNemo } from './nemo_write.ts';
 import { addTower, openWhole, type WholeModel } from './parts.ts';
-import { readTensor } from './pieces.ts';
-import { byteLength, type TensorEntry, type TensorToWrite, writeSafetensors } from './safetensors.ts';
+import { readTensor, streamTensor } from './pieces.ts';
+import { byteLength, type TensorEntry, type TensorToWrite, writeTensors } from './safetensors.ts';
 import { load } from './weights.ts';
 
 export interface ConvertOptions {
@@ -102,7 +102,7 @@ function toHf(
   );
   const tensors = entries.map(toTensor);
   mkdirSync(folder);
-  const { bytes } = writeSafetensors(join(folder, 'model.safetensors'), tensors);
+  const bytes = writeTensors(join(folder, 'model.safetensors'), tensors);
   const json = configOf(options, config);
   if (json) {
     const dtype = options.dtype ?? tensors[0]!.dtype;
@@ -191,17 +191,26 @@ function configOf({ part, to, from }: ConvertOptions, shapes: ConfigShapes | nul
 /** What an entry becomes when its turn has come: its own bytes, or converted by the engine. */
 function tensorMaker(engine: Engine | null, { dtype, onProgress }: ConvertOptions, total: number) {
   let done = 0;
-  return (entry: TensorEntry): TensorToWrite => ({
-    name: entry.name,
-    dtype: dtype ?? entry.dtype,
-    shape: entry.shape,
-    data: () => {
-      done += byteLength(entry.shape, entry.dtype);
-      const bytes = dtype && dtype !== entry.dtype ? castBytes(engine, entry, dtype) : readTensor(entry);
-      onProgress?.(Math.min(done, total), total);
-      return bytes;
-    },
-  });
+  const progress = (bytes: number) => {
+    done += bytes;
+    onProgress?.(Math.min(done, total), total);
+  };
+  return (entry: TensorEntry): TensorToWrite => {
+    const { name, shape } = entry;
+    if (dtype && dtype !== entry.dtype) {
+      const data = () => {
+        progress(byteLength(shape, entry.dtype));
+        return castBytes(engine, entry, dtype);
+      };
+      return { name, dtype, shape, data };
+    }
+    const stream = (take: (part: Uint8Array) => void) =>
+      streamTensor(entry, (part) => {
+        take(part);
+        progress(part.length);
+      });
+    return { name, dtype: entry.dtype, shape, data: () => readTensor(entry), stream };
+  };
 }
 
 function castBytes(engine: Engine | null, entry: TensorEntry, dtype: DType): Uint8Array {

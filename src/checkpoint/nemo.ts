@@ -47,7 +47,9 @@ function hparams(path: string): NemoConfig {
   for (let folder = dirname(path), up = 0; up < 4; folder = dirname(folder), up++) {
     const file = join(folder, 'hparams.yaml');
     if (!existsSync(file)) continue;
-    const whole = parse(readFileSync(file, 'utf8'), { maxAliasCount: 100 }) as { cfg?: unknown } | null;
+    const whole = parse(readFileSync(file, 'utf8'), { maxAliasCount: 100, logLevel: 'error' }) as {
+      cfg?: unknown;
+    } | null;
     return readNemoConfig(whole?.cfg ?? whole, file);
   }
   throw mistake({

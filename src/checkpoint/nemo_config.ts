@@ -24,7 +24,7 @@ export interface NemoConfig {
 export function parseNemoConfig(text: string, where: string): NemoConfig {
   let config: unknown;
   try {
-    config = parse(text, { maxAliasCount: 100 });
+    config = parse(text, { maxAliasCount: 100, logLevel: 'error' });
   } catch (error) {
     throw mistake({ where, problem: 'not valid YAML', found: (error as Error).message.split('\n')[0]! });
   }

@@ -6,7 +6,7 @@
 import type { DType } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { byteLength, bytesPerElement, type TensorEntry } from './safetensors.ts';
-import { type Region, readRegion } from './zip.ts';
+import { type Region, readParts, readRegion } from './zip.ts';
 
 /** Elements of a region: `start` and `strides` count elements. */
 export interface View {
@@ -108,6 +108,39 @@ export function readTensor(entry: TensorEntry): Uint8Array {
   return target;
 }
 
+const PART = 8 << 20;
+
+/** A tensor's bytes a part at a time, through a buffer that is used again: memory does not grow with the tensor. */
+export function streamTensor(entry: TensorEntry, take: (part: Uint8Array) => void, size = PART): void {
+  const { file, offset, nbytes, dtype, pieces } = entry;
+  if (!pieces) {
+    readParts({ file, offset, nbytes }, size, take);
+    return;
+  }
+  const row = pieces[0]!.strides[0];
+  if (!row || !pieces.every(({ view }) => isDirect(view.region))) take(readTensor(entry));
+  else {
+    const rowBytes = row * bytesPerElement(dtype);
+    const [rows, step] = [nbytes / rowBytes, Math.max(1, Math.floor(size / rowBytes))];
+    const part = new Uint8Array(Math.min(rows, step) * rowBytes);
+    for (let from = 0; from < rows; from += step) {
+      const slab = part.subarray(0, Math.min(step, rows - from) * rowBytes).fill(0);
+      for (const piece of pieces) copyRows(piece, from, Math.min(rows, from + step), slab);
+      take(slab);
+    }
+  }
+}
+
+/** What a piece has of the result's rows [from, to). */
+function copyRows({ view, start, strides }: Piece, from: number, to: number, target: Uint8Array): void {
+  const row = strides[0]!;
+  const first = Math.floor(start / row);
+  const [begin, end] = [Math.max(from, first), Math.min(to, first + view.shape[0]!)];
+  if (begin >= end) return;
+  const part = narrow(view, 0, begin - first, end - begin);
+  copyPiece({ view: part, start: start + (begin - first - from) * row, strides }, target);
+}
+
 /** The bytes of a file that a view touches; of a compressed region, the compressed ones. */
 export function touched({ region, dtype, shape, strides, start }: View): Region {
   if (region.deflated !== undefined) return { ...region, nbytes: region.deflated };
@@ -117,11 +150,14 @@ export function touched({ region, dtype, shape, strides, start }: View): Region 
   return { ...region, offset: region.offset + start * unit, nbytes: count * unit };
 }
 
+/** What pieces are read into before they are put in order. */
+const scratch = Buffer.allocUnsafeSlow(4 * PART);
+
 function copyPiece({ view, start, strides }: Piece, target: Uint8Array): void {
   if (view.shape.includes(0)) return;
   const unit = bytesPerElement(view.dtype);
   const { region } = view;
-  const read = (part: Region) => readRegion(part, region.file, Number.POSITIVE_INFINITY);
+  const read = (part: Region) => readRegion(part, region.file, Number.POSITIVE_INFINITY, scratch);
   const source = isDirect(region) ? read(touched(view)) : read(region).subarray(view.start * unit);
   // Trailing dimensions that are runs on both sides are copied as one.
   let dims = view.shape.length;

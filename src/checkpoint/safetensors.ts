@@ -35,6 +35,8 @@ export interface TensorToWrite {
   dtype: DType;
   shape: readonly number[];
   data: () => Uint8Array;
+  /** The same bytes a part at a time, where they need not all be in memory; each part is valid until the next. */
+  stream?: (take: (part: Uint8Array) => void) => void;
 }
 
 /** The reference implementation's own limit. */
@@ -197,15 +199,28 @@ function checkCoverage(entries: TensorEntry[], dataStart: number, dataBytes: num
   if (rest > 0) throw damaged(`the last ${rest} bytes belong to no tensor`);
 }
 
-/**
- * Writes a file one tensor at a time: beside, synced, renamed. Returns its size and SHA-256.
- * Wide types come first, whatever the order given, so that every tensor is aligned to its own element size.
- */
+/** `writeTensors`, with the SHA-256 of the file. */
 export function writeSafetensors(
   file: string,
   tensors: readonly TensorToWrite[],
-  metadata: Record<string, string> = { format: 'pt' },
+  metadata?: Record<string, string>,
 ): { bytes: number; sha256: string } {
+  const digest = createHash('sha256');
+  const bytes = writeTensors(file, tensors, metadata, (part) => digest.update(part));
+  return { bytes, sha256: digest.digest('hex') };
+}
+
+/**
+ * Writes a file one tensor at a time: beside, synced, renamed. Returns its size.
+ * Wide types come first, whatever the order given, so that every tensor is aligned to its own element size.
+ * @param observe is given every byte that is written, in order
+ */
+export function writeTensors(
+  file: string,
+  tensors: readonly TensorToWrite[],
+  metadata: Record<string, string> = { format: 'pt' },
+  observe: (bytes: Uint8Array) => void = () => {},
+): number {
   const order = [...tensors].sort((a, b) => BYTES[b.dtype] - BYTES[a.dtype]);
   const header: [string, unknown][] = [['__metadata__', metadata]];
   let position = 0;
@@ -221,22 +236,21 @@ export function writeSafetensors(
   prefix.writeBigUInt64LE(BigInt(text.length));
 
   const beside = besideName(file);
-  const digest = createHash('sha256');
   try {
     const handle = openSync(beside, 'w');
     const write = (bytes: Uint8Array) => {
-      digest.update(bytes);
+      observe(bytes);
       for (let done = 0; done < bytes.length; ) done += writeSync(handle, bytes, done, bytes.length - done);
     };
     try {
       write(prefix);
       write(text);
-      for (const { name, dtype, shape, data } of order) {
-        const bytes = data();
-        if (bytes.length !== byteLength(shape, dtype)) {
-          throw new Error(`${file}: ${name} is ${dtype} [${shape.join(', ')}] but was given ${bytes.length} bytes`);
+      for (const tensor of order) {
+        const { name, dtype, shape } = tensor;
+        const written = streamed(tensor, write);
+        if (written !== byteLength(shape, dtype)) {
+          throw new Error(`${file}: ${name} is ${dtype} [${shape.join(', ')}] but was given ${written} bytes`);
         }
-        write(bytes);
       }
       fsyncSync(handle);
     } finally {
@@ -248,7 +262,19 @@ export function writeSafetensors(
     throw error;
   }
   syncFolder(dirname(file));
-  return { bytes: 8 + text.length + position, sha256: digest.digest('hex') };
+  return 8 + text.length + position;
+}
+
+/** Gives a tensor's bytes to `take`, in as many parts as it likes; returns how many there were. */
+export function streamed({ data, stream }: TensorToWrite, take: (part: Uint8Array) => void): number {
+  let count = 0;
+  const counted = (part: Uint8Array) => {
+    count += part.length;
+    take(part);
+  };
+  if (stream) stream(counted);
+  else counted(data());
+  return count;
 }
 
 export function isStringRecord(value: unknown): value is Record<string, string> {

@@ -6,7 +6,7 @@ import { crc32 } from 'node:zlib';
 import type { DType } from '../engine/engine.ts';
 import type { OutFile } from './out_file.ts';
 import { contiguousStrides } from './pieces.ts';
-import { byteLength, type TensorToWrite } from './safetensors.ts';
+import { byteLength, streamed, type TensorToWrite } from './safetensors.ts';
 
 const ALIGNMENT = 64;
 const ROOT = 'model_weights';
@@ -27,7 +27,7 @@ const CLASSES: Record<DType, string> = {
 interface PlannedMember {
   name: string;
   nbytes: number;
-  data: () => Uint8Array;
+  content: (take: (part: Uint8Array) => void) => void;
 }
 
 export interface TorchPlan {
@@ -38,11 +38,19 @@ export interface TorchPlan {
 
 /** A file of torch.save with these tensors, to be written at the end of an open file. */
 export function planTorchFile(tensors: readonly TensorToWrite[]): TorchPlan {
-  const fixed = (name: string, data: Buffer): PlannedMember => ({ name, nbytes: data.length, data: () => data });
+  const fixed = (name: string, data: Buffer): PlannedMember => ({
+    name,
+    nbytes: data.length,
+    content: (take) => take(data),
+  });
   const members = [
     fixed('data.pkl', statePickle(tensors)),
     fixed('byteorder', Buffer.from('little')),
-    ...tensors.map(({ shape, dtype, data }, i) => ({ name: `data/${i}`, nbytes: byteLength(shape, dtype), data })),
+    ...tensors.map((tensor, i) => ({
+      name: `data/${i}`,
+      nbytes: byteLength(tensor.shape, tensor.dtype),
+      content: (take: (part: Uint8Array) => void) => void streamed(tensor, take),
+    })),
     fixed('version', Buffer.from('3\n')),
   ];
   let at = 0;
@@ -57,14 +65,18 @@ export function planTorchFile(tensors: readonly TensorToWrite[]): TorchPlan {
     nbytes: at + directory + 56 + 20 + 22,
     write: (out) => {
       const start = out.position;
-      const entries = placed.map(({ header, data, nbytes, ...member }) => {
+      const entries = placed.map(({ header, content, nbytes, ...member }) => {
         const position = out.position;
         out.write(header);
-        const bytes = data();
-        if (bytes.length !== nbytes) throw new Error(`${member.name}: ${bytes.length} bytes instead of ${nbytes}`);
-        out.write(bytes);
+        let sum = 0;
+        content((part) => {
+          sum = crc32(part, sum);
+          out.write(part);
+        });
+        const written = out.position - position - header.length;
+        if (written !== nbytes) throw new Error(`${member.name}: ${written} bytes instead of ${nbytes}`);
         const crc = Buffer.alloc(4);
-        crc.writeUInt32LE(crc32(bytes));
+        crc.writeUInt32LE(sum);
         out.patch(position + 14, crc);
         return centralHeader(header, crc, member.name, member.at, nbytes);
       });

@@ -38,8 +38,11 @@ export function readZip(within: Region, where: string): Map<string, ZipMember> {
   }
 }
 
-/** The bytes of a region, inflated. Refuses one above `limit` before it is allocated. */
-export function readRegion(region: Region, where: string, limit: number): Buffer {
+/**
+ * The bytes of a region, inflated. Refuses one above `limit` before it is allocated.
+ * @param scratch used instead of memory of its own where it suffices; the result is then valid until the next use
+ */
+export function readRegion(region: Region, where: string, limit: number, scratch?: Buffer): Buffer {
   const damaged = (problem: string) => mistake({ where, problem, fix: 'fetch or save the file again' });
   if (region.nbytes > limit) throw damaged(`${region.nbytes} bytes where at most ${limit} can be`);
   if (region.made) {
@@ -48,7 +51,8 @@ export function readRegion(region: Region, where: string, limit: number): Buffer
   }
   const handle = openSync(region.file, 'r');
   try {
-    const stored = Buffer.alloc(region.deflated ?? region.nbytes);
+    const length = region.deflated ?? region.nbytes;
+    const stored = scratch && scratch.length >= length ? scratch.subarray(0, length) : Buffer.allocUnsafeSlow(length);
     for (let done = 0; done < stored.length; ) {
       const read = readSync(handle, stored, done, Math.min(stored.length - done, 1 << 30), region.offset + done);
       if (read === 0) throw damaged('it is cut short');
@@ -62,6 +66,24 @@ export function readRegion(region: Region, where: string, limit: number): Buffer
     const { code } = error as { code?: string };
     if (code === 'ERR_BUFFER_TOO_LARGE' || code?.startsWith('Z_')) throw damaged('a compressed member is damaged');
     throw error;
+  } finally {
+    closeSync(handle);
+  }
+}
+
+let partBuffer = Buffer.alloc(0);
+
+/** The bytes of a region that is not compressed, at most `size` at a time; a part is overwritten by the next. */
+export function readParts({ file, offset, nbytes }: Region, size: number, take: (part: Uint8Array) => void): void {
+  if (partBuffer.length < size) partBuffer = Buffer.allocUnsafeSlow(size);
+  const handle = openSync(file, 'r');
+  try {
+    for (let done = 0; done < nbytes; ) {
+      const read = readSync(handle, partBuffer, 0, Math.min(size, nbytes - done), offset + done);
+      if (read === 0) throw mistake({ where: file, problem: 'it is cut short', fix: 'fetch or save the file again' });
+      take(partBuffer.subarray(0, read));
+      done += read;
+    }
   } finally {
     closeSync(handle);
   }

@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { addTower, openWhole } from '../../src/checkpoint/parts.ts';
+import { readTensor, streamTensor } from '../../src/checkpoint/pieces.ts';
+import { fileEntries } from '../../src/checkpoint/raw.ts';
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import { isUserError } from '../../src/errors.ts';
 import { assertSame, contentsOf } from '../support/contents.ts';
@@ -76,6 +78,21 @@ for (const name of ['clip.nemo', 'clip_tp2.nemo']) {
     assert.deepEqual(config, { kind: 'clip', vision: hf.config!.vision });
   });
 }
+
+test('tensors read a part at a time are the same, whatever the size of a part', () => {
+  const files = ['foreign/nemo_tp2_pp2', 'foreign/clip_tp2.nemo', 'foreign/llm_legacy.nemo'].map(
+    (name) => openWeights(fixture(name)).entries,
+  );
+  for (const entries of [...files, fileEntries(fixture('torch/state.pt')), fileEntries(fixture('torch/deflated.pt'))]) {
+    for (const entry of entries.values()) {
+      for (const size of [8, 100, 1 << 20]) {
+        const parts: Buffer[] = [];
+        streamTensor(entry, (part) => parts.push(Buffer.from(part)), size);
+        assert.ok(Buffer.concat(parts).equals(readTensor(entry)), `${entry.name} by ${size}`);
+      }
+    }
+  }
+});
 
 test('weights that no rank changed are mapped where they lie in the archive', () => {
   const { entries } = openWeights(fixture('foreign/llm_legacy.nemo'));
