@@ -1,4 +1,4 @@
-/** The bundled demo in plain JavaScript, where its full length would take an hour or more. */
+/** The bundled demo in plain JavaScript, where its full length would take half an hour or more. */
 import { join, resolve, sep } from 'node:path';
 import type { NevaConfig } from '../config/index.ts';
 import { packageRoot } from '../root.ts';
@@ -27,7 +27,7 @@ export function reduceDemo(config: NevaConfig, overrides: readonly string[], say
   const records = keepsBatch ? model.global_batch_size : Math.min(RECORDS, model.global_batch_size);
   if (steps === trainer.max_steps && records === model.global_batch_size) return config;
   say(
-    `Plain JavaScript would take an hour or more for the whole demo: reduced to ${steps} steps of ${records} records ` +
+    `Plain JavaScript would take half an hour or more for the whole demo: reduced to ${steps} steps of ${records} records ` +
       `(from ${trainer.max_steps} of ${model.global_batch_size}). It shows that everything works; it does not learn the task.`,
   );
   return {
