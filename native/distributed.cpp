@@ -3,6 +3,7 @@
 #include "distributed.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -22,6 +23,7 @@ struct Running {
   c10::intrusive_ptr<c10d::Work> work;
   at::Tensor buffer;                // the message, where it is a copy
   std::vector<at::Tensor> targets;  // where its values go
+  bool sum = false;                 // of the buffer's rows, into the only target
 };
 
 // Never destroyed: at the end of a process that failed, a group's threads may still wait for ranks that are gone.
@@ -115,9 +117,19 @@ napi_value all_gather(Call& call) {
 }
 
 napi_value reduce_scatter(Call& call) {
+  // Gloo's own is an all-reduce inside, with twice the bytes: each rank gets its part from every other and adds up.
   at::Tensor input = dense(as_tensor(call.env, call[1]));
-  at::Tensor output = dense(as_tensor(call.env, call[2]));
-  return started(call, {as_group(call).backend->_reduce_scatter_base(output, input), output, {}});
+  const at::Tensor output = dense(as_tensor(call.env, call[2]));
+  const auto& backend = as_group(call).backend;
+  if (input.numel() != output.numel() * backend->getSize() || input.scalar_type() != output.scalar_type()) {
+    throw BadArgument("reduceScatter: " + describe(input) + " does not make " + std::to_string(backend->getSize()) +
+                      " parts of " + describe(output));
+  }
+  at::Tensor parts = at::empty({backend->getSize(), output.numel()}, output.options());
+  at::Tensor received = parts.view({-1});
+  at::Tensor sent = input.view({-1});
+  std::vector<int64_t> equal;
+  return started(call, {backend->alltoall_base(received, sent, equal, equal), parts, {output}, true});
 }
 
 napi_value send(Call& call) {
@@ -144,6 +156,7 @@ napi_value wait_work(Call& call) {
   if (node.empty()) throw BadArgument("wait: this work has been waited for");
   Running& item = node.mapped();
   item.work->wait();
+  if (item.sum) item.buffer = item.buffer.sum(0);
   int64_t at = 0;
   for (at::Tensor& target : item.targets) {
     target.copy_(item.buffer.narrow(0, at, target.numel()).view(target.sizes()));

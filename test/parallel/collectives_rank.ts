@@ -66,6 +66,8 @@ function everyCollective(): void {
   group.reduceScatter(vector(ranks.flatMap((r) => [r, rank])), part, 'parts').wait();
   assert.deepEqual([...engine.read(part)], [size * rank, total((r) => r)]);
 
+  assert.throws(() => group.reduceScatter(vector([1]), vector([0, 0]), 'parts'), /float32\[1\] does not make \d parts/);
+
   const box = vector([rank]);
   const next = vector([0]);
   const works2 = [group.send(box, (rank + 1) % size, 'a box'), group.receive(next, (rank + size - 1) % size, 'a box')];
