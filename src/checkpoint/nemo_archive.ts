@@ -169,14 +169,14 @@ export function temporaryFolder(purpose: string): string {
 /** Two levels are all that an archive has. */
 function folderFiles(folder: string): Map<string, Region> {
   const files = new Map<string, Region>();
+  const add = (name: string): boolean => {
+    const path = join(folder, name);
+    const status = statSync(path, { throwIfNoEntry: false });
+    if (status?.isFile()) files.set(name, wholeFile(path));
+    return status?.isDirectory() ?? false;
+  };
   for (const entry of readdirSync(folder).sort()) {
-    const path = join(folder, entry);
-    if (statSync(path).isFile()) files.set(entry, wholeFile(path));
-    else {
-      for (const inner of readdirSync(path).sort()) {
-        if (statSync(join(path, inner)).isFile()) files.set(`${entry}/${inner}`, wholeFile(join(path, inner)));
-      }
-    }
+    if (add(entry)) for (const inner of readdirSync(join(folder, entry)).sort()) add(`${entry}/${inner}`);
   }
   return files;
 }

@@ -20,15 +20,16 @@ export interface NemoConfig {
   tokenizer: string | null;
 }
 
-/** Reads the file's text. YAML's aliases are bounded by the parser. */
-export function parseNemoConfig(text: string, where: string): NemoConfig {
-  let config: unknown;
+export const parseNemoConfig = (text: string, where: string): NemoConfig =>
+  readNemoConfig(parseYaml(text, where), where);
+
+/** What aliases unfold to is bounded by the parser. */
+export function parseYaml(text: string, where: string): unknown {
   try {
-    config = parse(text, { maxAliasCount: 100, logLevel: 'error' });
+    return parse(text, { maxAliasCount: 100, logLevel: 'error' });
   } catch (error) {
     throw mistake({ where, problem: 'not valid YAML', found: (error as Error).message.split('\n')[0]! });
   }
-  return readNemoConfig(config, where);
 }
 
 export function readNemoConfig(config: unknown, where: string): NemoConfig {

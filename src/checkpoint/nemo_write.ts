@@ -8,7 +8,7 @@ import type { LlamaShape, NevaShape } from '../model/shapes.ts';
 import { writeName } from './names.ts';
 import { writeNemoConfig } from './nemo_config.ts';
 import { adapterPrefix, llmWeights, type NemoNames, type NemoWeight, visionWeights } from './nemo_layout.ts';
-import { type Heads, ownTensors, shardShape, splitShard } from './nemo_shards.ts';
+import { type Heads, headsOf, ownTensors, shardShape, splitShard } from './nemo_shards.ts';
 import { OutFile } from './out_file.ts';
 import { madeEntry } from './pieces.ts';
 import type { TensorEntry, TensorToWrite } from './safetensors.ts';
@@ -102,9 +102,7 @@ function weightsOf({ names, shape, parts }: NemoOutput): { weights: NemoWeight[]
   const { llm, vision } = shape;
   if (parts.llm) return { weights: llmWeights(names, llm!), layers: llm!.numLayers, heads: llm! };
   if (!parts.vision) return { weights: [], layers: 0, heads: llm! };
-  const headDim = vision!.hiddenSize / vision!.numAttentionHeads;
-  const heads = { numAttentionHeads: vision!.numAttentionHeads, numQueryGroups: 1, headDim };
-  return { weights: visionWeights(vision!), layers: vision!.numLayers, heads };
+  return { weights: visionWeights(vision!), layers: vision!.numLayers, heads: headsOf(vision!) };
 }
 
 function refuseUneven(output: NemoOutput): void {

@@ -28,7 +28,7 @@ export function readTorchFile(region: Region, where = region.file): TorchFile {
   const pickle = readMember(member('data.pkl')!, `${where}: data.pkl`, PICKLE_LIMIT);
   const root = readPickle(pickle, where, {
     find: torchGlobals(where),
-    persistent: (id) => storage(id, member, where),
+    persistent: (id) => storage(id, member, region.file, where),
   });
   return { entries: stateDict(root, where), config: lightningConfig(root) };
 }
@@ -46,7 +46,12 @@ function rootFolder(members: ReadonlyMap<string, ZipMember>, where: string): str
 }
 
 /** ('storage', class, key, device, element count) → where its bytes lie. */
-function storage(id: unknown, member: (name: string) => ZipMember | undefined, where: string): TorchStorage {
+function storage(
+  id: unknown,
+  member: (name: string) => ZipMember | undefined,
+  file: string,
+  where: string,
+): TorchStorage {
   const [kind, type, key, , count] = Array.isArray(id) ? id : [];
   const dtype = storageType(type);
   const known = kind === 'storage' && dtype !== undefined && typeof key === 'string' && /^\d+$/.test(key);
@@ -65,7 +70,7 @@ function storage(id: unknown, member: (name: string) => ZipMember | undefined, w
     const found = data ? `${data.nbytes} bytes` : 'nothing';
     throw mistake({ where, problem: `storage ${key} is not there whole`, expected: `${nbytes} bytes`, found });
   }
-  return new TorchStorage(dtype, data ?? { file: where, offset: 0, nbytes: 0 });
+  return new TorchStorage(dtype, data ?? { file, offset: 0, nbytes: 0 });
 }
 
 function stateDict(root: unknown, where: string): Map<string, TensorEntry> {
