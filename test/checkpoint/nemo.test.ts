@@ -4,9 +4,13 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writ
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { openArchive } from '../../src/checkpoint/nemo_archive.ts';
+import { OutFile } from '../../src/checkpoint/out_file.ts';
 import { addTower, openWhole } from '../../src/checkpoint/parts.ts';
 import { readTensor, streamTensor } from '../../src/checkpoint/pieces.ts';
 import { fileEntries } from '../../src/checkpoint/raw.ts';
+import { planTorchFile } from '../../src/checkpoint/torch_write.ts';
+import { readTorchFile } from '../../src/checkpoint/torch_zip.ts';
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import { isUserError } from '../../src/errors.ts';
 import { assertSame, contentsOf } from '../support/contents.ts';
@@ -170,4 +174,46 @@ test('missing ranks and distributed checkpoints are told as such', () => {
     }),
     /every rank[\s\S]*none/,
   );
+});
+
+test('older spellings: gate and up apart, the linear adapter, a tower of Hugging Face’s inside', () => {
+  const target = join(folder, 'older');
+  mkdirSync(target);
+  const config = readFileSync(fixture('foreign/nemo_tp2_pp2/model_config.yaml'), 'utf8')
+    .replace('pipeline_model_parallel_size: 2', 'pipeline_model_parallel_size: 1')
+    .replace('fast-swiglu', 'swiglu');
+  writeFileSync(join(target, 'model_config.yaml'), `${config}vocab_size: 620\n`);
+  const raw = readTorchFile(openArchive(fixture('foreign/llm_legacy.nemo')).ranks[0]!.region).entries;
+  const embedding = 'model.language_model.embedding.word_embeddings';
+  const renamed: [string, string][] = [
+    [`${embedding}.adapter_layer.mm_linear_adapter.linear.bias`, 'multi_modal_projector.linear_1.bias'],
+    ...[0, 1].flatMap((layer): [string, string][] => {
+      const own = `language_model.model.layers.${layer}.mlp`;
+      const nemo = `model.language_model.encoder.layers.${layer}.mlp.dense_h_to_4h`;
+      return [
+        [`${nemo}.weight`, `${own}.gate_proj.weight`],
+        [`${nemo}_2.weight`, `${own}.up_proj.weight`],
+      ];
+    }),
+    ...[...hf.entries.keys()]
+      .filter((name) => name.startsWith('vision_tower.'))
+      .map((name): [string, string] => [name.replace('vision_tower.', `${embedding}.vision_encoder.`), name]),
+  ];
+  const entries = new Map([...raw, ...renamed.map(([nemo, own]) => [nemo, hf.entries.get(own)!] as const)]);
+  const out = new OutFile(join(target, 'model_weights.ckpt'));
+  const tensors = [...entries].map(([name, entry]) => ({ ...entry, name, data: () => readTensor(entry) }));
+  planTorchFile(tensors).write(out);
+  out.finish();
+  const keep = parts('language_model.', 'vision_tower.', 'multi_modal_projector.linear_1.bias');
+  assertSame(contentsOf(openWeights(target).entries), expected, keep);
+});
+
+test('a configuration beside the run that cannot be read is the user’s mistake', () => {
+  const run = join(folder, 'broken', 'checkpoints');
+  mkdirSync(run, { recursive: true });
+  cpSync(fixture('torch/lightning.ckpt'), join(run, 'a.ckpt'));
+  refuses(join(run, 'a.ckpt'), /hyper_parameters: hidden_size/);
+  cpSync(fixture('foreign/nemo_tp2_pp2/tp_rank_00_pp_rank_000/model_weights.ckpt'), join(run, 'b.ckpt'));
+  writeFileSync(join(run, '..', 'hparams.yaml'), 'cfg: [');
+  refuses(join(run, 'b.ckpt'), /hparams\.yaml: not valid YAML/);
 });

@@ -82,3 +82,11 @@ for (const type of ['float32', 'float16', 'bfloat16', 'int64', 'bool'] as const)
     assert.deepEqual(Buffer.from(engine.bytes(loaded)), Buffer.from(readTensor(wanted)));
   });
 }
+
+test('a tensor of nothing needs no member of its own', () => {
+  const file = join(folder, 'empty.bin');
+  const none = { count: 'K\x00', shape: 'K\x00K\x03\x86', strides: 'K\x03K\x01\x86' };
+  writeFileSync(file, torchFile(statePickle(none), []));
+  const entry = fileEntries(file).get('w')!;
+  assert.deepEqual([entry.shape, readTensor(entry).length], [[0, 3], 0]);
+});
