@@ -42,7 +42,10 @@ export function describeTfjs({ node, nodeGpu }: TfjsFindings): string {
 }
 
 /** Told where TensorFlow.js is what trains here, or where something of it is broken. */
-export function tfjsAdvice({ node, nodeGpu }: TfjsFindings, machine: { torch: boolean; gpu: boolean }): string[] {
+export function tfjsAdvice(
+  { backend, node, nodeGpu }: TfjsFindings,
+  machine: { torch: boolean; gpu: boolean },
+): string[] {
   const advice: string[] = [];
   const major = Number(process.versions.node.split('.')[0]);
   for (const [name, found] of Object.entries({ 'tfjs-node': node, 'tfjs-node-gpu': nodeGpu })) {
@@ -59,7 +62,8 @@ export function tfjsAdvice({ node, nodeGpu }: TfjsFindings, machine: { torch: bo
     }
   }
   if (machine.torch) return advice;
-  advice.push('trainer.engine=tfjs trains without LibTorch, in float32 on one process; the demo runs in reduced form');
+  const reduced = backend === 'cpu' ? '; the demo runs in reduced form' : '';
+  advice.push(`trainer.engine=tfjs trains without LibTorch, in float32 on one process${reduced}`);
   if (!node && !nodeGpu) {
     advice.push(
       'Faster than plain JavaScript: npm install --no-save @tensorflow/tfjs-node (it fetches TensorFlow 2.9; Node 18 to 22), or built against a newer TensorFlow as in docs/engines.md',
