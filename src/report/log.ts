@@ -1,4 +1,5 @@
 /** The run's log: every line as JSON in neva.log, the ones for people also on the terminal. */
+import { hostname } from 'node:os';
 import { type Logger as Pino, pino } from 'pino';
 
 export type Fields = Record<string, unknown>;
@@ -19,7 +20,7 @@ export interface Logger {
 export function openLog(file: string, print: Print, rank = 0): Logger {
   const destination = pino.destination({ dest: file, append: true, sync: true });
   const log: Pino = pino(
-    { level: 'debug', base: { rank, pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime },
+    { level: 'debug', base: { rank, host: hostname(), pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime },
     destination,
   );
   return {
