@@ -31,12 +31,13 @@ export function contiguousStrides(shape: readonly number[]): number[] {
   return strides;
 }
 
-/** The view that is all of an entry. One that has several pieces is put together in memory when it is read. */
+/** The view that is all of an entry. Of one that has several pieces, what is asked for is put together in memory. */
 export function viewOf(entry: TensorEntry): View {
   const { file, offset, nbytes, dtype, shape, pieces } = entry;
   const [only, second] = pieces ?? [];
   if (only && !second && only.view.shape.join() === shape.join()) return only.view;
-  const region = pieces ? { file, offset: 0, nbytes, made: () => readTensor(entry) } : { file, offset, nbytes };
+  const made = (from: number, length: number) => readRange(entry, from, length);
+  const region = pieces ? { file, offset: 0, nbytes, made } : { file, offset, nbytes };
   return { region, dtype, start: 0, shape, strides: contiguousStrides(shape) };
 }
 
@@ -94,7 +95,12 @@ export function assemble(
 
 /** A tensor of bytes that are at hand and in no file. */
 export function madeEntry(name: string, dtype: DType, shape: readonly number[], bytes: Uint8Array): TensorEntry {
-  const region = { file: '', offset: 0, nbytes: bytes.length, made: () => bytes };
+  const region = {
+    file: '',
+    offset: 0,
+    nbytes: bytes.length,
+    made: (from: number, length: number) => bytes.subarray(from, from + length),
+  };
   const strides = contiguousStrides(shape);
   return assemble(name, shape, shape, [{ view: { region, dtype, start: 0, shape, strides }, at: shape.map(() => 0) }]);
 }
@@ -118,7 +124,7 @@ export function streamTensor(entry: TensorEntry, take: (part: Uint8Array) => voi
     return;
   }
   const row = pieces[0]!.strides[0];
-  if (!row || !pieces.every(({ view }) => isDirect(view.region))) take(readTensor(entry));
+  if (!row || pieces.some(({ view }) => view.region.deflated !== undefined)) take(readTensor(entry));
   else {
     const rowBytes = row * bytesPerElement(dtype);
     const [rows, step] = [nbytes / rowBytes, Math.max(1, Math.floor(size / rowBytes))];
@@ -129,6 +135,17 @@ export function streamTensor(entry: TensorEntry, take: (part: Uint8Array) => voi
       take(slab);
     }
   }
+}
+
+/** `length` bytes from `from` of a tensor that is put together: the rows that they are in are read, and no others. */
+function readRange(entry: TensorEntry, from: number, length: number): Uint8Array {
+  const row = entry.pieces![0]!.strides[0];
+  if (!row) return readTensor(entry).subarray(from, from + length);
+  const rowBytes = row * bytesPerElement(entry.dtype);
+  const [first, end] = [Math.floor(from / rowBytes), Math.ceil((from + length) / rowBytes)];
+  const rows = new Uint8Array((end - first) * rowBytes);
+  for (const piece of entry.pieces!) copyRows(piece, first, end, rows);
+  return rows.subarray(from - first * rowBytes, from - first * rowBytes + length);
 }
 
 /** What a piece has of the result's rows [from, to). */
@@ -158,7 +175,7 @@ function copyPiece({ view, start, strides }: Piece, target: Uint8Array): void {
   const unit = bytesPerElement(view.dtype);
   const { region } = view;
   const read = (part: Region) => readRegion(part, region.file, Number.POSITIVE_INFINITY, scratch);
-  const source = isDirect(region) ? read(touched(view)) : read(region).subarray(view.start * unit);
+  const source = region.deflated === undefined ? read(touched(view)) : read(region).subarray(view.start * unit);
   // Trailing dimensions that are runs on both sides are copied as one.
   let dims = view.shape.length;
   let run = 1;

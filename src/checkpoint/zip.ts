@@ -13,8 +13,8 @@ export interface Region {
   offset: number;
   nbytes: number;
   deflated?: number;
-  /** Instead of the file's: bytes that are put together when they are asked for. */
-  made?: () => Uint8Array;
+  /** Instead of the file's: bytes that are put together when they are asked for, `nbytes` from `offset`. */
+  made?: (offset: number, nbytes: number) => Uint8Array;
 }
 
 export interface ZipMember extends Region {
@@ -46,7 +46,7 @@ export function readRegion(region: Region, where: string, limit: number, scratch
   const damaged = (problem: string) => mistake({ where, problem, fix: 'fetch or save the file again' });
   if (region.nbytes > limit) throw damaged(`${region.nbytes} bytes where at most ${limit} can be`);
   if (region.made) {
-    const { buffer, byteOffset, length } = region.made();
+    const { buffer, byteOffset, length } = region.made(region.offset, region.nbytes);
     return Buffer.from(buffer, byteOffset, length);
   }
   const handle = openSync(region.file, 'r');
