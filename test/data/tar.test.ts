@@ -16,8 +16,8 @@ import { after, test } from 'node:test';
 import fc from 'fast-check';
 import { create } from 'tar';
 import { openImageStore } from '../../src/data/image-store.ts';
-import { indexTar } from '../../src/tar_index.ts';
 import { packageRoot } from '../../src/root.ts';
+import { indexTar } from '../../src/tar_index.ts';
 
 const images = join(packageRoot, 'test', 'fixtures', 'data', 'images');
 const folder = mkdtempSync(join(tmpdir(), 'neva-tar-'));

@@ -19,15 +19,15 @@ const HUES: [string, number, number, number][] = [
   ['orange', 246, 132, 16],
 ];
 
-/** What stands in the 4×4 cells of a picture, row by row. */
+/** What stands in the 2×2 cells of a picture, row by row. */
 export async function look(file: string): Promise<Seen[]> {
   const { data, info } = await sharp(file).raw().toBuffer({ resolveWithObject: true });
-  if (info.width !== 64 || info.height !== 64 || info.channels !== 3) throw new Error(`${file}: not 64×64 RGB`);
-  const rgb = (x: number, y: number) => [...data.subarray((y * 64 + x) * 3, (y * 64 + x) * 3 + 3)];
+  if (info.width !== 32 || info.height !== 32 || info.channels !== 3) throw new Error(`${file}: not 32×32 RGB`);
+  const rgb = (x: number, y: number) => [...data.subarray((y * 32 + x) * 3, (y * 32 + x) * 3 + 3)];
   const ground = rgb(0, 0);
   const seen: Seen[] = [];
-  for (let row = 0; row < 4; row++) {
-    for (let column = 0; column < 4; column++) {
+  for (let row = 0; row < 2; row++) {
+    for (let column = 0; column < 2; column++) {
       const cell = [...Array(CELL).keys()].map((y) =>
         [...Array(CELL).keys()].map((x) => rgb(column * CELL + x, row * CELL + y)),
       );
@@ -36,7 +36,7 @@ export async function look(file: string): Promise<Seen[]> {
       const [name, ...full] =
         HUES.find(([, ...value]) => distance(value, color) === 0) ?? assert.fail(`${file}: ${color}`);
       const coverage = cell.map((line) => line.map((pixel) => distance(pixel, ground) / distance(full, ground)));
-      const [vertical, horizontal] = [row < 2 ? 'top' : 'bottom', column < 2 ? 'left' : 'right'] as const;
+      const [vertical, horizontal] = [row < 1 ? 'top' : 'bottom', column < 1 ? 'left' : 'right'] as const;
       seen.push({ color: name, shape: shapeOf(coverage), vertical, horizontal });
     }
   }

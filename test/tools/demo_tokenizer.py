@@ -123,12 +123,14 @@ def main():
     text_only = json.loads(pathlib.Path(sys.argv[1]).read_text())
     captions = [turn['value'] + '\n' for r in records[:1500] for turn in r['conversations'][1:]]
     rounds = [conversation(r)[len(SYSTEM) :] for r in records + text_only]
-    model = learn(captions + rounds + [SYSTEM] * (len(rounds) // SYSTEM_EVERY))
-
     folder = DEMO / 'llm'
-    write(folder / 'tokenizer.json', llama_like(model), indent=1)
-    write(folder / 'tokenizer_config.json', CONFIG, indent=2)
-    write(folder / 'special_tokens_map.json', SPECIAL_MAP, indent=2)
+    if '--keep' in sys.argv:  # the model in data/demo knows these tokens: only the ids to compare with are made anew
+        model = json.loads((folder / 'tokenizer.json').read_text())['model']
+    else:
+        model = learn(captions + rounds + [SYSTEM] * (len(rounds) // SYSTEM_EVERY))
+        write(folder / 'tokenizer.json', llama_like(model), indent=1)
+        write(folder / 'tokenizer_config.json', CONFIG, indent=2)
+        write(folder / 'special_tokens_map.json', SPECIAL_MAP, indent=2)
 
     tokenizer = Tokenizer.from_file(str(folder / 'tokenizer.json'))
     full = [conversation(r) for r in records]

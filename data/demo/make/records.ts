@@ -47,14 +47,19 @@ export function* examples(seed: number, { distinct = false } = {}): Generator<Ex
   const balance = new Balance();
   for (const scene of scenes(random, (s) => !isHeldOut(s), distinct)) {
     const all = questions(scene);
-    const categories = random.shuffled(CATEGORIES).slice(0, 2 + random.below(3));
-    const turns: Turn[] = categories.map((category) => {
-      const { prompt, answer } = balance.choose(
-        all.filter((q) => q.category === category),
-        random,
-      );
-      return { category, prompt, answer };
-    });
+    // One or two questions of each category: as in LLaVA's mix, what is asked about a picture stands in one record.
+    const turns = random.shuffled(
+      CATEGORIES.flatMap((category) => {
+        const asked: Turn[] = [];
+        for (let left = 1 + random.below(2); left > 0; left--) {
+          const open = all.filter((q) => q.category === category && asked.every(({ prompt }) => prompt !== q.prompt));
+          if (open.length === 0) break;
+          const { prompt, answer } = balance.choose(open, random);
+          asked.push({ category, prompt, answer });
+        }
+        return asked;
+      }),
+    );
     const captionPrompt = random.pick(CAPTION_PROMPTS);
     if (random.chance(CAPTION_SHARE)) {
       const turn: Turn = { category: 'caption', prompt: captionPrompt, answer: caption(scene) };

@@ -1,8 +1,9 @@
 /**
- * Trains the demo's vision tower, with neva's own tower, engine and optimizer, to tell what stands in each patch: nothing, or
- * one of the shapes in one of the colours. The linear head that is read off for this is thrown away.
+ * Trains the demo's vision tower, with neva's own tower, engine and optimizer, to tell of each patch what stands in it (nothing,
+ * or one of the shapes in one of the colours) and which patch it is. The two linear heads that this is read off are thrown
+ * away. Without the second, features would not carry their place, and the language model could not answer where something is.
  *
- *     node dist/data/demo/make/tower.js --out FOLDER [--steps 600]
+ *     node dist/data/demo/make/tower.js --out FOLDER [--steps 250]
  *
  * Writes FOLDER/model.safetensors and config.json, as Hugging Face's CLIPVisionModel has them.
  */
@@ -39,7 +40,7 @@ const BATCH = 64;
 const CLASSES = 1 + SHAPES.length * COLORS.length;
 const PATCHES = GRID * GRID;
 
-const { values } = parseArgs({ options: { out: { type: 'string' }, steps: { type: 'string', default: '600' } } });
+const { values } = parseArgs({ options: { out: { type: 'string' }, steps: { type: 'string', default: '250' } } });
 if (values.out === undefined) {
   console.error('usage: tower.js --out FOLDER [--steps N]');
   process.exit(2);
@@ -48,16 +49,18 @@ if (values.out === undefined) {
 const engine = await openEngine({ engine: 'torch', accelerator: 'cpu', num_threads: null } as never);
 engine.seed(1);
 const tower = new VisionTower(engine, SHAPE);
-const head: Parameter = {
-  name: 'head',
-  value: engine.keep(engine.normal([CLASSES, SHAPE.hiddenSize], 0, 0.05)),
+const linearHead = (name: string, classes: number): Parameter => ({
+  name,
+  value: engine.keep(engine.normal([classes, SHAPE.hiddenSize], 0, 0.05)),
   main: null,
   grad: null,
   trainable: true,
   decay: true,
-};
+});
+const head = linearHead('what', CLASSES);
+const placeHead = linearHead('where', PATCHES);
 for (const parameter of tower.parameters) parameter.trainable = true;
-const optimizer = new Optimizer(engine, [...tower.parameters, head], {
+const optimizer = new Optimizer(engine, [...tower.parameters, head, placeHead], {
   betas: [0.9, 0.95],
   eps: 1e-8,
   weightDecay: 0.01,
@@ -90,15 +93,24 @@ function step(scenes: Scene[], number: number, lr: number): { loss: number; righ
   });
   const result = engine.scope(() => {
     const targets = engine.cast(engine.tensor(labels, [labels.length]), 'int64');
+    const places = engine.cast(
+      engine.tensor(
+        labels.map((_, i) => i % PATCHES),
+        [labels.length],
+      ),
+      'int64',
+    );
     let guesses: Tensor | undefined;
     const whole: Segment = {
       name: 'tower and head',
-      parameters: [...tower.parameters, head],
+      parameters: [...tower.parameters, head, placeHead],
       forward: (inputs) => {
         const [features] = tower.segments().reduce((x, segment) => segment.forward(x), [...inputs]);
-        const logits = engine.linear(engine.reshape(features!, [-1, SHAPE.hiddenSize]), head.value);
+        const flat = engine.reshape(features!, [-1, SHAPE.hiddenSize]);
+        const logits = engine.linear(flat, head.value);
         guesses = engine.keep(engine.argmax(logits));
-        return [engine.crossEntropy(logits, targets)];
+        const where = engine.crossEntropy(engine.linear(flat, placeHead.value), places);
+        return [engine.add(engine.crossEntropy(logits, targets), where)];
       },
     };
     const vjp = engine.vjp(whole, [engine.tensor(pixels, [scenes.length, 3, SIDE, SIDE])], [false]);

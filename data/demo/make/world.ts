@@ -6,7 +6,7 @@
 import { hash, type Random } from './random.ts';
 
 /** Cells a side, pixels a cell, pixels a picture's side. */
-export const GRID = 4;
+export const GRID = 2;
 export const CELL = 16;
 export const SIDE = GRID * CELL;
 
@@ -110,8 +110,8 @@ function anyScene(random: Random): Scene {
     return {
       shape: random.pick(shapes),
       color: random.pick(colors),
-      row: 2 * (quadrant >> 1) + random.below(2),
-      column: 2 * (quadrant & 1) + random.below(2),
+      row: quadrant >> 1,
+      column: quadrant & 1,
       radius,
       dx: (random.below(2 * room + 1) - room) / 4,
       dy: (random.below(2 * room + 1) - room) / 4,
