@@ -92,14 +92,12 @@ export function answer(question: string, seen: Seen[]): string {
     words.slice(skip).filter((w) => !['is', 'are', 'the', 'at', 'there', 'a', 'an'].includes(w));
   if (question.startsWith('How many')) return NUMBERS[wanted(rest(2)).length]!;
   if (question.startsWith('Is there')) return wanted(rest(2)).length > 0 ? 'yes' : 'no';
-  const found = wanted(rest(question.startsWith('Where') ? 1 : 2));
-  if (question.startsWith('Where')) {
-    if (found.length !== (words[1] === 'is' ? 1 : 2)) throw new Error(`${question}: ${found.length} found`);
-    return commonPlace(found);
-  }
+  const found = wanted(rest(question.startsWith('What is') ? 1 : 2));
   if (found.length !== 1) throw new Error(`${question}: ${found.length} found`);
-  if (question.startsWith('What color')) return found[0]!.color;
-  if (question.startsWith('What shape')) return found[0]!.shape;
+  const { color, shape } = found[0]!;
+  if (question.startsWith('What color')) return color;
+  if (question.startsWith('What shape')) return shape;
+  if (question.startsWith('What is')) return `${color === 'orange' ? 'an' : 'a'} ${color} ${shape}`;
   throw new Error(`not a question of ours: ${question}`);
 }
 

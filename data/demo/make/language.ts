@@ -51,12 +51,6 @@ function counting(scene: Scene, wanted: (thing: Thing) => boolean): number {
   return scene.things.filter(wanted).length;
 }
 
-/** The only thing that is wanted, if there is just one. */
-function only(scene: Scene, wanted: (thing: Thing) => boolean): Thing | undefined {
-  const found = scene.things.filter(wanted);
-  return found.length === 1 ? found[0] : undefined;
-}
-
 function counts(scene: Scene): Question[] {
   const ask = (kind: string, things: string, wanted: (thing: Thing) => boolean): Question => ({
     category: 'count',
@@ -71,44 +65,19 @@ function counts(scene: Scene): Question[] {
   ];
 }
 
-function colors(scene: Scene): Question[] {
-  const ask = (kind: string, where: string, thing: Thing | undefined): Question[] =>
-    thing ? [{ category: 'color', kind, prompt: `What color is ${where}?`, answer: thing.color }] : [];
-  return [
-    ...SHAPES.flatMap((shape) =>
-      ask(
-        'color of a shape',
-        `the ${shape}`,
-        only(scene, (t) => t.shape === shape),
-      ),
-    ),
-    ...scene.things.flatMap((thing) => ask('color at a place', `at the ${quadrantOf(thing)}`, thing)),
-  ];
-}
-
-function shapes(scene: Scene): Question[] {
-  const ask = (kind: string, where: string, thing: Thing | undefined): Question[] =>
-    thing ? [{ category: 'shape', kind, prompt: `What shape is ${where}?`, answer: thing.shape }] : [];
-  return [
-    ...COLORS.flatMap((color) =>
-      ask(
-        'shape of a color',
-        `the ${color} object`,
-        only(scene, (t) => t.color === color),
-      ),
-    ),
-    ...scene.things.flatMap((thing) => ask('shape at a place', `at the ${quadrantOf(thing)}`, thing)),
-  ];
-}
-
-function positions(scene: Scene): Question[] {
-  return groupsOf(scene)!.map(({ color, shape, count, place }) => ({
-    category: 'position',
-    kind: count === 1 ? 'position of one' : 'position of a pair',
-    prompt: count === 1 ? `Where is the ${color} ${shape}?` : `Where are the ${color} ${plural(shape)}?`,
-    answer: place,
+/** One question for every thing, by its place: no place holds two. */
+function atPlaces(scene: Scene, category: Category, subject: string, answer: (thing: Thing) => string): Question[] {
+  return scene.things.map((thing) => ({
+    category,
+    kind: `${category} at a place`,
+    prompt: `What ${subject}is at the ${quadrantOf(thing)}?`,
+    answer: answer(thing),
   }));
 }
+
+const colors = (scene: Scene) => atPlaces(scene, 'color', 'color ', ({ color }) => color);
+const shapes = (scene: Scene) => atPlaces(scene, 'shape', 'shape ', ({ shape }) => shape);
+const positions = (scene: Scene) => atPlaces(scene, 'position', '', ({ color, shape }) => article(`${color} ${shape}`));
 
 function existence(scene: Scene): Question[] {
   const ask = (kind: string, noun: string, wanted: (thing: Thing) => boolean): Question => ({
