@@ -37,7 +37,7 @@ test('config why and --origin say which file and line, or which override, a valu
 
   const origin = neva(['config', 'show', '--origin', 'trainer.max_steps=3'], { cwd: packageRoot }).stdout;
   assert.match(origin, /^trainer\.max_steps: 3 +# override trainer\.max_steps=3$/m);
-  assert.match(origin, /^model\.optim\.lr: 0\.001 +# conf\/data\/demo\.yaml:\d+$/m);
+  assert.match(origin, /^model\.optim\.lr: 0\.0015 +# conf\/data\/demo\.yaml:\d+$/m);
   assert.doesNotMatch(origin, /# default/);
   const part = neva(['config', 'show', 'neva_finetune', '--origin', '--all', '-p', 'optim'], {
     cwd: packageRoot,

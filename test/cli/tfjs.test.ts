@@ -35,7 +35,7 @@ test('engine=auto without LibTorch trains the demo in reduced form, and says on 
   );
   assert.match(
     stderr,
-    /^Plain JavaScript would take half an hour or more .*reduced to 20 steps of 8 records \(from 200 of 32\)/m,
+    /^Plain JavaScript would take half an hour or more .*reduced to 20 steps of 8 records \(from 240 of 32\)/m,
   );
   assert.match(stderr, /^tfjs on cpu, float32/m);
   const dir = runFolder('neva_pretrain');

@@ -119,7 +119,7 @@ test('nested interpolation, JSON, and the short names of sections', () => {
       'mm_cfg.mm_mlp_adapter_type=linear',
     ],
   });
-  assert.equal(config.model.optim.eps, 1e-3);
+  assert.equal(config.model.optim.eps, config.model.optim.lr);
   assert.deepEqual(config.vars.json, { a: [1, 2] });
   assert.equal(config.model.mm_cfg.mm_mlp_adapter_type, 'linear');
 });
