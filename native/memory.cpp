@@ -1,5 +1,6 @@
-// The CPU allocator: counts what lives, and keeps large blocks for the next tensor of their size. A training step
-// asks for the same large blocks over and over; given back to the system each would be zeroed page by page again.
+// The CPU allocator: counts what lives, and cuts large tensors out of one address range whose freed parts it joins and
+// uses again. A training step frees its gradients before the next one's activations come; given back to the system, every
+// page would be zeroed anew (a tenth of a step's time), and kept by size, both would lie in memory side by side.
 #include "memory.h"
 
 #include <c10/core/Allocator.h>
@@ -11,93 +12,128 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <set>
 #include <unordered_map>
-#include <vector>
 
 namespace neva {
 namespace {
 
-constexpr size_t kAlignment = 64;            // a cache line, and LibTorch's own choice
-constexpr size_t kLarge = size_t{1} << 20;   // from here on a block is mapped and kept
-constexpr size_t kPage = size_t{2} << 20;    // transparent huge page
-// Kept blocks may amount to this share of the peak of what lived; more is given back, largest first.
-constexpr double kKeptShare = 0.25;
+constexpr size_t kAlignment = 64;                 // a cache line, and LibTorch's own choice
+constexpr size_t kPage = 4096;
+constexpr size_t kLarge = size_t{128} << 10;      // from here on a block comes from the range; smaller ones from malloc
+constexpr size_t kGrowth = size_t{32} << 20;      // the range is made usable in steps of this
+constexpr size_t kReserved = size_t{1} << 42;     // addresses only: 4 TiB, or the largest half of a half that can be had
+constexpr size_t kLeastReserved = size_t{1} << 30;
 
-struct Block {
-  size_t size;
-  size_t requested;
+size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+// One range of addresses, used from the bottom: best fit, ties to the lowest address, neighbours joined when freed.
+class Range {
+ public:
+  // Null when no more memory can be had.
+  char* take(size_t size) {
+    if (!base_ && !reserve()) return nullptr;
+    auto fit = by_size_.lower_bound({size, nullptr});
+    if (fit == by_size_.end()) {
+      if (!grow(size)) return nullptr;
+      fit = by_size_.lower_bound({size, nullptr});
+    }
+    const auto [found, place] = *fit;
+    remove(place, found);
+    if (found > size) insert(place + size, found - size);
+    return place;
+  }
+
+  void put_back(char* place, size_t size) {
+    auto after = by_place_.lower_bound(place);
+    if (after != by_place_.end() && after->first == place + size) {
+      size += after->second;
+      remove(after->first, after->second);
+    }
+    auto before = by_place_.lower_bound(place);
+    if (before != by_place_.begin()) {
+      --before;
+      if (before->first + before->second == place) {
+        place = before->first;
+        size += before->second;
+        remove(place, before->second);
+      }
+    }
+    insert(place, size);
+  }
+
+  size_t free_bytes() const { return free_bytes_; }
+
+ private:
+  bool reserve() {
+    for (size_t size = kReserved; size >= kLeastReserved; size /= 2) {
+      void* got = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (got == MAP_FAILED) continue;
+      base_ = top_ = static_cast<char*>(got);
+      end_ = base_ + size;
+      return true;
+    }
+    return false;
+  }
+
+  // Makes a free block of at least `size` at the top, joined with the free one that may already end there.
+  bool grow(size_t size) {
+    size_t spare = 0;
+    if (!by_place_.empty()) {
+      const auto last = std::prev(by_place_.end());
+      if (last->first + last->second == top_) spare = last->second;
+    }
+    const size_t more = round_up(size - spare, kGrowth);
+    if (more > static_cast<size_t>(end_ - top_)) return false;
+    if (mprotect(top_, more, PROT_READ | PROT_WRITE) != 0) return false;
+#ifdef MADV_HUGEPAGE
+    madvise(top_, more, MADV_HUGEPAGE);
+#endif
+    char* place = top_;
+    top_ += more;
+    put_back(place, more);
+    return true;
+  }
+
+  void insert(char* place, size_t size) {
+    by_place_[place] = size;
+    by_size_.insert({size, place});
+    free_bytes_ += size;
+  }
+
+  void remove(char* place, size_t size) {
+    by_place_.erase(place);
+    by_size_.erase({size, place});
+    free_bytes_ -= size;
+  }
+
+  char* base_ = nullptr;
+  char* top_ = nullptr;
+  char* end_ = nullptr;
+  std::map<char*, size_t> by_place_;
+  std::set<std::pair<size_t, char*>> by_size_;
+  size_t free_bytes_ = 0;
 };
 
 std::mutex mutex;
-std::unordered_map<void*, Block> blocks;       // every block alive
-std::map<size_t, std::vector<void*>> kept;     // size → free blocks of it
-size_t kept_bytes = 0;
+Range range;
+std::unordered_map<void*, size_t> blocks;  // every block alive, with the bytes asked for
 size_t live_bytes = 0;
 size_t peak_bytes = 0;
-size_t peak_ever = 0;
 
-// Steps of an eighth of the power of two below: at most 12.5 % of a large block is slack.
-size_t block_size(size_t n) {
-  if (n < kLarge) return (n + kAlignment - 1) / kAlignment * kAlignment;
-  size_t power = kLarge;
-  while (power * 2 <= n) power *= 2;
-  const size_t step = std::max<size_t>(power / 8, 4096);
-  return (n + step - 1) / step * step;
-}
-
-void give_back(void* pointer, size_t size) {
-  if (size >= kLarge) {
-    munmap(pointer, size);
-  } else {
-    std::free(pointer);
-  }
-}
-
-void trim(size_t limit) {
-  while (kept_bytes > limit && !kept.empty()) {
-    auto largest = std::prev(kept.end());
-    give_back(largest->second.back(), largest->first);
-    kept_bytes -= largest->first;
-    largest->second.pop_back();
-    if (largest->second.empty()) kept.erase(largest);
-  }
-}
-
-void* fresh(size_t size) {
-  if (size < kLarge) {
-    void* pointer = nullptr;
-    return posix_memalign(&pointer, kAlignment, size) == 0 ? pointer : nullptr;
-  }
-  void* pointer = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (pointer == MAP_FAILED) return nullptr;
-#ifdef MADV_HUGEPAGE
-  if (size >= kPage) madvise(pointer, size, MADV_HUGEPAGE);
-#endif
-  return pointer;
+void* fresh(size_t n) {
+  if (n >= kLarge) return range.take(round_up(n, kPage));
+  void* pointer = nullptr;
+  return posix_memalign(&pointer, kAlignment, n) == 0 ? pointer : nullptr;
 }
 
 void* allocate_block(size_t n) {
-  const size_t size = block_size(n);
   std::lock_guard<std::mutex> lock(mutex);
-  void* pointer = nullptr;
-  auto found = kept.find(size);
-  if (found != kept.end()) {
-    pointer = found->second.back();
-    found->second.pop_back();
-    if (found->second.empty()) kept.erase(found);
-    kept_bytes -= size;
-  } else {
-    pointer = fresh(size);
-    if (!pointer) {
-      trim(0);
-      pointer = fresh(size);
-    }
-  }
+  void* pointer = fresh(n);
   TORCH_CHECK(pointer, "out of memory: ", n, " bytes more than the ", live_bytes, " in use could not be had");
-  blocks[pointer] = {size, n};
+  blocks[pointer] = n;
   live_bytes += n;
   peak_bytes = std::max(peak_bytes, live_bytes);
-  peak_ever = std::max(peak_ever, live_bytes);
   return pointer;
 }
 
@@ -106,19 +142,17 @@ void free_block(void* pointer) {
   std::lock_guard<std::mutex> lock(mutex);
   const auto found = blocks.find(pointer);
   if (found == blocks.end()) return;
-  const Block block = found->second;
+  const size_t n = found->second;
   blocks.erase(found);
-  live_bytes -= block.requested;
-  if (block.size < kLarge) {
-    give_back(pointer, block.size);
-    return;
+  live_bytes -= n;
+  if (n >= kLarge) {
+    range.put_back(static_cast<char*>(pointer), round_up(n, kPage));
+  } else {
+    std::free(pointer);
   }
-  kept[block.size].push_back(pointer);
-  kept_bytes += block.size;
-  trim(static_cast<size_t>(kKeptShare * static_cast<double>(peak_ever)));
 }
 
-struct KeepingAllocator final : c10::Allocator {
+struct RangeAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t n) override {
     if (n == 0) return {nullptr, nullptr, &free_block, c10::Device(c10::DeviceType::CPU)};
     void* pointer = allocate_block(n);
@@ -128,7 +162,7 @@ struct KeepingAllocator final : c10::Allocator {
   void copy_data(void* to, const void* from, size_t count) const override { default_copy_data(to, from, count); }
 };
 
-KeepingAllocator allocator;
+RangeAllocator allocator;
 
 }  // namespace
 
@@ -140,7 +174,7 @@ napi_value memory(Call& call) {
   check(napi_create_object(call.env, &out));
   check(napi_set_named_property(call.env, out, "bytes", number(call.env, static_cast<double>(live_bytes))));
   check(napi_set_named_property(call.env, out, "peakBytes", number(call.env, static_cast<double>(peak_bytes))));
-  check(napi_set_named_property(call.env, out, "cachedBytes", number(call.env, static_cast<double>(kept_bytes))));
+  check(napi_set_named_property(call.env, out, "cachedBytes", number(call.env, static_cast<double>(range.free_bytes()))));
   return out;
 }
 

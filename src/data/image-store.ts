@@ -3,9 +3,9 @@ import { closeSync, openSync, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { mistake } from '../errors.ts';
+import { indexTar, type TarEntry } from '../tar_index.ts';
 import { readAt, readLimited } from './files.ts';
 import { problem } from './problem.ts';
-import { indexTar, type TarEntry } from '../tar_index.ts';
 
 export interface ImageStore {
   /** The file that a record's image path means, for messages. A path that leads out of the store is a problem. */

@@ -3,12 +3,6 @@ import type { DType } from '../engine.ts';
 import { handles, operator, type Scalar, wrap, wrapAll } from './operator.ts';
 import type { TorchTensor } from './tensor.ts';
 
-const linearOperator = operator('aten::linear');
-/** aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor */
-export function linear(input: TorchTensor, weight: TorchTensor, bias?: TorchTensor | null): TorchTensor {
-  return wrap(linearOperator(input.handle, weight.handle, bias && bias.handle));
-}
-
 const matmulOperator = operator('aten::matmul');
 /** aten::matmul(Tensor self, Tensor other) -> Tensor */
 export function matmul(self: TorchTensor, other: TorchTensor): TorchTensor {
@@ -241,6 +235,12 @@ const _fusedAdamw_Operator = operator('aten::_fused_adamw_');
 /** aten::_fused_adamw_(Tensor(a!)[] self, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, Tensor(e!)[] max_exp_avg_sqs, Tensor[] state_steps, *, float lr, float beta1, float beta2, float weight_decay, float eps, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None) -> () */
 export function _fusedAdamw_(self: readonly TorchTensor[], grads: readonly TorchTensor[], expAvgs: readonly TorchTensor[], expAvgSqs: readonly TorchTensor[], maxExpAvgSqs: readonly TorchTensor[], stateSteps: readonly TorchTensor[], lr: number, beta1: number, beta2: number, weightDecay: number, eps: number, amsgrad: boolean, maximize: boolean, gradScale?: TorchTensor | null, foundInf?: TorchTensor | null): void {
   _fusedAdamw_Operator(handles(self), handles(grads), handles(expAvgs), handles(expAvgSqs), handles(maxExpAvgSqs), handles(stateSteps), lr, beta1, beta2, weightDecay, eps, amsgrad, maximize, gradScale && gradScale.handle, foundInf && foundInf.handle);
+}
+
+const linearOperator = operator('neva::linear');
+/** neva::linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor */
+export function linear(x: TorchTensor, weight: TorchTensor, bias?: TorchTensor | null): TorchTensor {
+  return wrap(linearOperator(x.handle, weight.handle, bias && bias.handle));
 }
 
 const rmsNormOperator = operator('neva::rms_norm');

@@ -22,7 +22,7 @@ const matrix = (rows: number, columns: number, from = 1) =>
 test('an operator that does not fit names itself, its arguments and their shapes', () => {
   assert.throws(
     () => aten.linear(matrix(2, 3), matrix(4, 5)),
-    /aten::linear\(input float32\[2, 3\], weight float32\[4, 5\]\): /,
+    /neva::linear\(x float32\[2, 3\], weight float32\[4, 5\]\): /,
   );
 });
 
@@ -133,6 +133,20 @@ test('memory figures follow tensors, and the peak is kept', () => {
   big.dispose();
   assert.equal(engine.memory().bytes, before);
   assert.equal(engine.memory().peakBytes, before + 4 * 1024 * 1024);
+});
+
+test('freed neighbours are joined, and what one size left is used for another', () => {
+  const held = () => native().memory().bytes + native().memory().cachedBytes;
+  const MiB = 2 ** 18; // values
+  const small = Array.from({ length: 32 }, () => engine.zeros([MiB]));
+  for (const tensor of small) tensor.dispose();
+  const before = held();
+  for (let turn = 0; turn < 50; turn++) {
+    const some = [1, 2, 3, 4].map((times) => engine.zeros([times * MiB + turn * 1024]));
+    for (const each of turn % 2 ? some : some.reverse()) each.dispose();
+  }
+  engine.zeros([31 * MiB]).dispose();
+  assert.equal(held(), before, 'nothing more was taken from the system');
 });
 
 test('the typed operators are what LibTorch says', async () => {
