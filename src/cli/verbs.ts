@@ -22,6 +22,12 @@ export const verbs: readonly Verb[] = [
   { name: 'pretrain', help: 'feature alignment: train the projector', load: () => stage('pretrain') },
   { name: 'finetune', help: 'train the projector and the language model', load: () => stage('finetune') },
   { name: 'generate', help: 'answer prompts about pictures with a trained model', load: () => import('./generate.ts') },
+  { name: 'chat', help: 'a conversation with a trained model in the terminal', load: () => import('./chat.ts') },
+  {
+    name: 'evaluate',
+    help: "a trained model's loss and exact matches on a data set with answers",
+    load: () => import('./evaluate.ts'),
+  },
   {
     name: 'launch',
     help: 'run a training verb on several ranks, here or on several machines',

@@ -5,11 +5,13 @@ import { localPath } from '../checkpoint/hub.ts';
 import { addTower, isModel, openWhole } from '../checkpoint/parts.ts';
 import { openWeights } from '../checkpoint/weights.ts';
 import { type Aspect, imageStatistics, loadImage } from '../data/images.ts';
+import type { SourceOptions } from '../data/source.ts';
 import { type Compat, findTemplate, type Template } from '../data/templates.ts';
 import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts';
 import type { Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { NevaModel } from '../model/neva.ts';
+import { featuresPerImage } from '../model/shapes.ts';
 import { newestCheckpoint } from '../report/run_folder.ts';
 
 export interface Asked {
@@ -28,7 +30,10 @@ export interface LoadedModel {
   tokenizer: Tokenizer;
   template: Template;
   useImStartEnd: boolean;
+  /** [3, S, S] of an image file. */
   picture: (path: string) => Promise<Float32Array>;
+  /** What reading a data set for this model takes, besides where it is. */
+  source: Omit<SourceOptions, 'dataPath' | 'imageFolder'>;
 }
 
 export function loadModel(engine: Engine, asked: Asked): LoadedModel {
@@ -71,12 +76,23 @@ export function loadModel(engine: Engine, asked: Asked): LoadedModel {
     aspect: (state?.imageAspect ?? 'pad') as Aspect,
     ...(statistics ? { imageMean: statistics.mean, imageStd: statistics.std } : {}),
   };
+  const source = {
+    ...imageOptions,
+    tokenizerFolder,
+    additionalTokens: state?.additionalTokens ?? [],
+    template: state?.template ?? asked.template,
+    templateCompat: state?.templateCompat ?? asked.templateCompat,
+    maxLength: shapes.llm.maxPositions,
+    featuresPerImage: featuresPerImage(shapes.vision),
+    useImStartEnd: state?.useImStartEnd ?? false,
+  };
   return {
     path,
     model,
-    tokenizer: loadTokenizer(tokenizerFolder, state?.additionalTokens ?? []),
-    template: findTemplate(state?.template ?? asked.template, state?.templateCompat ?? asked.templateCompat),
-    useImStartEnd: state?.useImStartEnd ?? false,
+    tokenizer: loadTokenizer(tokenizerFolder, source.additionalTokens),
+    template: findTemplate(source.template, source.templateCompat),
+    useImStartEnd: source.useImStartEnd,
     picture: (file) => loadImage(file, imageOptions),
+    source,
   };
 }

@@ -2,15 +2,11 @@
 import { closeSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { NevaConfig } from '../config/index.ts';
-import { encodePrompt } from '../data/example.ts';
-import type { Engine } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
 import { mistake } from '../errors.ts';
 import { besideName } from '../files.ts';
-import { featuresPerImage } from '../model/shapes.ts';
-import { decode } from './decode.ts';
-import { type LoadedModel, loadModel } from './load.ts';
-import { uniformDraws } from './sample.ts';
+import { answerer, asked, type Reply, withImageTags } from './answer.ts';
+import { loadModel } from './load.ts';
 
 export interface GenerateRequest {
   /** --model; null takes neva_model_file. */
@@ -26,14 +22,9 @@ export interface GenerateRequest {
   progress?: (done: number, total: number) => void;
 }
 
-export interface Answer {
+export interface Answer extends Reply {
   prompt: string;
-  text: string;
-  /** New tokens, the end token not counted. */
-  tokens: number;
-  prompt_tokens: number;
   images: string[];
-  finish_reason: 'stop' | 'length';
 }
 
 /** Answers, one at a time; throws user errors for paths and prompts that do not fit. */
@@ -49,15 +40,13 @@ export async function generate(config: NevaConfig, request: GenerateRequest): Pr
     });
   }
   const engine = await openEngine(config.trainer);
-  const { conv_template, template_compat } = config.model.data;
-  const model = loadModel(engine, {
-    path,
-    languageModel: config.base_model_file,
-    template: conv_template,
-    templateCompat: template_compat,
-  });
-  const draw = uniformDraws(config.inference.seed);
-  const ask = (prompt: string, images: readonly string[]) => answer(engine, model, config, prompt, images, draw);
+  const model = loadModel(engine, asked(config, path));
+  const answer = answerer(engine, model, config.inference);
+  const place = config.inference.insert_media_token ?? config.inference.insert_image_token;
+  const ask = async (prompt: string, images: readonly string[]): Promise<Answer> => {
+    const turns = [{ from: 'human' as const, text: withImageTags(prompt, images.length, place) }];
+    return { prompt, ...(await answer({ turns, images })), images: [...images] };
+  };
 
   if (request.prompt !== null) {
     const given = await ask(request.prompt, request.images);
@@ -65,72 +54,6 @@ export async function generate(config: NevaConfig, request: GenerateRequest): Pr
     return;
   }
   await answerFile(config, promptFile!, model.path, ask, request);
-}
-
-async function answer(
-  engine: Engine,
-  loaded: LoadedModel,
-  { inference }: NevaConfig,
-  prompt: string,
-  images: readonly string[],
-  draw: () => number,
-): Promise<Answer> {
-  const { model, tokenizer, template } = loaded;
-  const text = withImageTags(prompt, images.length, inference.insert_media_token ?? inference.insert_image_token);
-  const encoded = encodePrompt(
-    tokenizer,
-    template,
-    { turns: [{ from: 'human', text }] },
-    { featuresPerImage: featuresPerImage(model.shape.vision), useImStartEnd: loaded.useImStartEnd },
-  );
-  const pictures = await Promise.all(images.map(loaded.picture));
-  const endStrings = inference.end_strings ?? [];
-  const result = decode(
-    engine,
-    model,
-    { ...encoded, pictures },
-    {
-      greedy: inference.greedy,
-      temperature: inference.temperature,
-      topK: inference.top_k,
-      topP: inference.top_p,
-      repetitionPenalty: inference.repetition_penalty,
-      maxTokens: inference.tokens_to_generate,
-      minTokens: inference.min_tokens_to_generate,
-      endId: tokenizer.eosId ?? -1,
-      ends: (tokens) => endStrings.some((end) => tokenizer.decode(tokens, { special: true }).endsWith(end)),
-      draw,
-    },
-  );
-  return {
-    prompt,
-    text: withoutEnd(tokenizer.decode(result.tokens).trim(), endStrings),
-    tokens: result.tokens.length,
-    prompt_tokens: encoded.ids.length,
-    images: [...images],
-    finish_reason: result.finishReason,
-  };
-}
-
-/** As many <image> tags as pictures: those that the prompt lacks go before it (or after it). */
-function withImageTags(prompt: string, images: number, place: 'left' | 'right' | null): string {
-  const tags = prompt.split('<image>').length - 1;
-  if (tags === images) return prompt;
-  if (tags > images || place === null) {
-    throw mistake({
-      where: 'the prompt',
-      problem: 'as many <image> tags as pictures are needed',
-      expected: `${images} (one for each --image)`,
-      found: String(tags),
-    });
-  }
-  const missing = '<image>\n'.repeat(images - tags);
-  return place === 'right' ? `${prompt}\n${missing.trimEnd()}` : missing + prompt;
-}
-
-function withoutEnd(text: string, ends: readonly string[]): string {
-  const end = ends.find((each) => text.endsWith(each));
-  return end ? text.slice(0, -end.length).trim() : text;
 }
 
 type Line = Record<string, unknown> & { line: number; prompt: string; images: string[] };

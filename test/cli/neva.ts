@@ -9,11 +9,12 @@ export const nevaArgs = (args: readonly string[]) => ['--input-type=module', '-e
 /** Runs one command line to its end. */
 export function neva(
   args: readonly string[],
-  options: { cwd?: string; env?: Record<string, string | undefined> } = {},
+  options: { cwd?: string; env?: Record<string, string | undefined>; input?: string } = {},
 ): SpawnSyncReturns<string> {
   return spawnSync(process.execPath, nevaArgs(args), {
     encoding: 'utf8',
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+    ...(options.input === undefined ? {} : { input: options.input }),
     env: { ...process.env, ...options.env },
   });
 }

@@ -1,0 +1,26 @@
+/** `neva chat`: a conversation in the terminal. */
+import type { Command } from 'commander';
+import { addConfigFlags, type ConfigFlags } from './hydra.ts';
+import { modelConfig } from './inference.ts';
+
+export function define(command: Command): void {
+  addConfigFlags(
+    command
+      .option('--model <path>', 'a checkpoint, a run, or an experiment (its newest run)')
+      .option('--image <file>', 'a picture to begin with'),
+  ).action(async (overrides: string[], flags: ConfigFlags & { model?: string; image?: string }) => {
+    const config = await modelConfig(overrides, flags);
+    if (!config) return;
+    const { openEngine } = await import('../engine/open.ts');
+    const { answerer, asked } = await import('../generate/answer.ts');
+    const { chat } = await import('../generate/chat.ts');
+    const { loadModel } = await import('../generate/load.ts');
+    const engine = await openEngine(config.trainer);
+    const loaded = loadModel(engine, asked(config, config.neva_model_file!));
+    await chat(
+      { answer: answerer(engine, loaded, config.inference), picture: loaded.picture },
+      { input: process.stdin, output: process.stdout, interactive: process.stdin.isTTY === true },
+      flags.image === undefined ? [] : [await loaded.picture(flags.image)],
+    );
+  });
+}
