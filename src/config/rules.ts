@@ -171,7 +171,15 @@ function numbers({ trainer, model }: NevaConfig, report: Report): void {
   }
 }
 
-function training({ trainer, model }: NevaConfig, report: Report): void {
+function training({ trainer, model, exp_manager: manager }: NevaConfig, report: Report): void {
+  const { save_top_k, save_last } = manager.checkpoint_callback_params;
+  if (manager.create_checkpoint_callback && save_top_k === 0 && !save_last) {
+    report('exp_manager.checkpoint_callback_params.save_last', 'every checkpoint would be removed at once', {
+      expected: 'save_last=true, or save_top_k of 1 or more',
+      found: 'save_top_k=0, save_last=false',
+      fix: 'set exp_manager.create_checkpoint_callback=false to save nothing',
+    });
+  }
   const epochs = trainer.max_epochs ?? -1;
   if (trainer.max_steps < 0 && epochs < 0 && trainer.max_time === null) {
     report('trainer.max_steps', 'the run would never end', {

@@ -195,21 +195,31 @@ const stepOf = (checkpoint: string) => Number(/^step=(\d+)$/.exec(basename(check
 
 const isFolder = (path: string) => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 
-/** The folder that checkpoints/last names, or null when there is no such file. */
+/**
+ * The folder that checkpoints/last names; without that file (a run killed while it wrote it), the newest one there is, which is
+ * whole by its name. Null where nothing was saved.
+ */
 function checkpointOfRun(dir: string): string | null {
-  const last = join(dir, 'checkpoints', 'last');
-  if (!existsSync(last)) return null;
+  const checkpoints = join(dir, 'checkpoints');
+  const last = join(checkpoints, 'last');
+  const newest = existsSync(checkpoints) ? readdirSync(checkpoints).filter(isStep).sort().at(-1) : undefined;
+  if (!existsSync(last)) return newest === undefined ? null : join(checkpoints, newest);
   const name = readFileSync(last, 'utf8').trim();
-  const folder = join(dir, 'checkpoints', name);
+  const folder = join(checkpoints, name);
   if (name !== '' && isFolder(folder)) return folder;
   throw mistake({
     where: last,
     problem: 'it names a checkpoint that is not there',
     expected: 'the name of a folder beside it, such as step=0000100',
     found: JSON.stringify(name),
-    fix: 'write the name of a checkpoint that is there into it, or remove it to start anew',
+    fix:
+      newest === undefined
+        ? 'no checkpoint is there: remove it to start anew'
+        : `go on from the newest that is there: echo ${newest} > ${last}`,
   });
 }
+
+const isStep = (name: string) => /^step=\d+$/.test(name);
 
 const isCheckpoint = (path: string) => readdirSync(path).some((name) => /\.safetensors(\.index\.json)?$/.test(name));
 

@@ -17,15 +17,14 @@ import type { Group } from '../parallel/group.ts';
 import type { Report } from '../report/report.ts';
 import type { StageOptimizer } from './optimizer.ts';
 import type { Recompute } from './recompute.ts';
+import { isDue, type SavePlan } from './save_plan.ts';
 import { learningRate, type Schedule } from './schedule.ts';
 import { forwardBackward } from './walk.ts';
 
 export interface LoopOptions {
   /** Last optimizer step. */
   maxSteps: number;
-  /** Optimizer steps between checkpoints; 0 saves at the end only. */
-  saveEvery: number;
-  saveAtEnd: boolean;
+  save: SavePlan;
   /** Steps between validations; 0 for none. */
   validateEvery: number;
   /**
@@ -78,6 +77,7 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
   if (position.step >= options.maxSteps) return { position, finalLoss, stopped: false };
 
   let began = performance.now();
+  let savedAt = began;
   for await (const batch of batches) {
     const dataSeconds = (performance.now() - began) / 1000;
     const step = position.step + 1;
@@ -90,10 +90,11 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     const present = reduction.finish();
     // Signals arrive between turns of the event loop, which native calls have kept waiting.
     await new Promise((resolve) => setImmediate(resolve));
-    const [loss, stopping, tokens, samples, flops, memory, ...presentOnAll] = group.sum(
-      [ownLoss, report.stop.aborted ? 1 : 0, ...workOf(parts, batch, options), ...present],
+    const overdueHere = group.rank === 0 && performance.now() - savedAt >= (options.save.everyMs ?? Infinity) ? 1 : 0;
+    const [loss, stopping, overdue, tokens, samples, flops, memory, ...presentOnAll] = group.sum(
+      [ownLoss, report.stop.aborted ? 1 : 0, overdueHere, ...workOf(parts, batch, options), ...present],
       "the others' figures",
-    ) as [number, number, number, number, number, number, ...number[]];
+    ) as [number, number, number, number, number, number, number, ...number[]];
     reduction.wait(presentOnAll);
     const gradNorm = optimizer.step(step, lr);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
@@ -108,7 +109,6 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     position = { ...position, step, epoch: batch.epoch, consumedSamples: batch.consumedSamples };
     finalLoss = loss;
     const seconds = (performance.now() - began) / 1000;
-    began = performance.now();
     reportStep(parts, options, position, {
       loss,
       lr,
@@ -122,7 +122,8 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
       labelTokens: counts.tokens,
     });
 
-    if (options.validateEvery > 0 && step % options.validateEvery === 0) {
+    const validated = options.validateEvery > 0 && step % options.validateEvery === 0;
+    if (validated) {
       position = { ...position, valLoss: await parts.validate() };
       const { epoch, consumedSamples, valLoss } = position;
       report.metrics.validation({ step, epoch, consumed_samples: consumedSamples, val_loss: valLoss! });
@@ -131,12 +132,16 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
 
     const last = step >= options.maxSteps;
     const stopped = stopping > 0 && !last;
-    const due = options.saveEvery > 0 && step % options.saveEvery === 0;
-    if (due || stopped || (last && options.saveAtEnd)) await parts.save(position, finalLoss);
+    if (isDue(options.save, step, validated, overdue > 0) || stopped || (last && options.save.atEnd)) {
+      await parts.save(position, finalLoss);
+      savedAt = performance.now();
+    }
     if (last || stopped) return { position, finalLoss, stopped };
+    // Neither validating nor saving is part of a step's time.
+    began = performance.now();
   }
   // A data set that is read once has come to its end before the last step.
-  if (options.saveAtEnd) await parts.save(position, finalLoss);
+  if (options.save.atEnd) await parts.save(position, finalLoss);
   return { position, finalLoss, stopped: false };
 }
 

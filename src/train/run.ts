@@ -1,15 +1,6 @@
 /** One training run: assembles model, data, optimizer and schedule from the configuration, and starts THE loop (loop.ts). */
-import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
-import { dirname, join } from 'node:path';
-import {
-  type CheckpointState,
-  pruneCheckpoints,
-  readCheckpoint,
-  restore,
-  saveCheckpoint,
-  tokenizerFiles,
-} from '../checkpoint/folder.ts';
+import { type CheckpointState, readCheckpoint, restore } from '../checkpoint/folder.ts';
 import type { NevaConfig } from '../config/index.ts';
 import { type DataOptions, type Loader, openLoader } from '../data/loader.ts';
 import type { Engine, Parameter } from '../engine/engine.ts';
@@ -24,6 +15,8 @@ import { dataOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
 import { openOptimizer } from './open_optimizer.ts';
 import type { Recompute } from './recompute.ts';
+import { savePlan } from './save_plan.ts';
+import { openSaving } from './saving.ts';
 import type { Schedule } from './schedule.ts';
 import { refuseUnsupported } from './supported.ts';
 import { validate } from './validate.ts';
@@ -51,11 +44,24 @@ export async function train(
     dataParallelRank: group.rank,
     dataParallelSize: group.size,
   };
-  const start = run.lastCheckpoint ? positionOf(run.lastCheckpoint) : BEGINNING;
+  const resumed = run.lastCheckpoint ? readCheckpoint(run.lastCheckpoint) : null;
+  const start = resumed ? positionOf(resumed) : BEGINNING;
   const loader = await openLoader(data, start);
   try {
     loader.onProblem = ({ message }) => report.log.warn(message);
-    const result = await runLoop({ stage, engine, config, run, report, group, assembled, data, loader, start });
+    const result = await runLoop({
+      stage,
+      engine,
+      config,
+      run,
+      report,
+      group,
+      assembled,
+      data,
+      loader,
+      resumed,
+      start,
+    });
     if (!result.stopped && group.rank === 0) markFinished(run);
     return { stopped: result.stopped, steps: result.position.step, finalLoss: result.finalLoss };
   } finally {
@@ -75,18 +81,21 @@ interface Setting {
   assembled: Assembled;
   data: DataOptions;
   loader: Loader;
+  /** State of the checkpoint that the run goes on from. */
+  resumed: CheckpointState | null;
   start: Position;
 }
 
 async function runLoop(setting: Setting): Promise<LoopResult> {
-  const { stage, engine, config, run, report, group, assembled, data, loader, start } = setting;
+  const { stage, engine, config, run, report, group, assembled, data, loader, resumed, start } = setting;
   const { model } = assembled;
-  const { seed } = config.model;
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
   const { lastCheckpoint } = run;
-  if (lastCheckpoint) {
+  if (lastCheckpoint && resumed) {
     restore(engine, lastCheckpoint, trainable, new Map());
-    engine.setRngState(Buffer.from(readCheckpoint(lastCheckpoint).rng, 'base64'));
+    const { rng, rngOfRanks } = resumed;
+    const own = rngOfRanks?.length === group.size ? rngOfRanks[group.rank]! : rng;
+    engine.setRngState(Buffer.from(own, 'base64'));
   }
   sameWeights(engine, group, trainable);
   const { optimizer, reduction } = openOptimizer(engine, group, trainable, config);
@@ -102,66 +111,40 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     everySteps: config.trainer.log_every_n_steps,
   });
 
-  // Whatever cannot be found again elsewhere: what trained, the projector, parts that began at random.
-  const referred = new Set(assembled.frozen.map(({ part }) => (part === 'vision' ? 'vision_encoder' : part)));
-  const saved = model.parts.filter(({ name }) => !referred.has(name)).flatMap(({ parameters }) => parameters);
-  const configFile = join(run.dir, 'config.yaml');
-  const files = [
-    ...tokenizerFiles(folderOf(assembled.tokenizerFolder)),
-    ...(existsSync(configFile) ? [configFile] : []),
-  ];
-  const save = async (position: Position, loss: number) => {
-    const state: CheckpointState = {
-      format: 1,
-      stage,
-      ...position,
-      loss,
-      rng: Buffer.from(engine.rngState()).toString('base64'),
-      seed,
-      template: data.template,
-      templateCompat: data.templateCompat ?? 'llava',
-      imageAspect: data.aspect,
-      useImStartEnd: data.useImStartEnd,
-      additionalTokens: [...(data.additionalTokens ?? [])],
-      frozen: assembled.frozen,
-    };
-    optimizer.withWhole((moments) => {
-      const content = { state, shape: model.shape, parameters: saved, optimizer: moments, files };
-      const folder = saveCheckpoint(engine, run.checkpointsDir, content);
-      pruneCheckpoints(run.checkpointsDir, config.exp_manager.checkpoint_callback_params.save_top_k);
-      report.log.debug(`saved ${folder}`);
-    });
-  };
-
-  const { checkpoint_callback_params: saving, create_checkpoint_callback, save_on_train_end } = config.exp_manager;
+  const saving = openSaving({ stage, engine, config, run, report, group, assembled, data, optimizer });
   const validation = config.model.data.validation_data_path;
   const { trainer } = config;
-  return trainLoop(
-    {
-      engine,
-      model,
-      optimizer,
-      schedule,
-      batches: loader,
-      group,
-      reduction,
-      report,
-      save: create_checkpoint_callback ? save : async () => {},
-      validate: () =>
-        validate(engine, model, { ...data, dataPath: validation! }, trainer.limit_val_batches ?? 50, group),
-    },
-    {
-      maxSteps,
-      saveEvery: saving.every_n_train_steps ?? 0,
-      saveAtEnd: save_on_train_end,
-      validateEvery: validation ? Math.max(1, Math.round(trainer.val_check_interval ?? 0)) : 0,
-      lossReduction: config.model.loss_reduction,
-      recompute: recomputeOf(config),
-      trains: assembled.trains,
-      peakFlops: null,
-    },
-    start,
-  );
+  try {
+    const result = await trainLoop(
+      {
+        engine,
+        model,
+        optimizer,
+        schedule,
+        batches: loader,
+        group,
+        reduction,
+        report: { ...report, stop: AbortSignal.any([report.stop, saving.failed]) },
+        save: config.exp_manager.create_checkpoint_callback ? saving.save : async () => {},
+        validate: () =>
+          validate(engine, model, { ...data, dataPath: validation! }, trainer.limit_val_batches ?? 50, group),
+      },
+      {
+        maxSteps,
+        save: savePlan(config, stepsPerEpoch(config, loader.size)),
+        validateEvery: validation ? Math.max(1, Math.round(trainer.val_check_interval ?? 0)) : 0,
+        lossReduction: config.model.loss_reduction,
+        recompute: recomputeOf(config),
+        trains: assembled.trains,
+        peakFlops: null,
+      },
+      start,
+    );
+    await saving.finish();
+    return result;
+  } finally {
+    await saving.abandon();
+  }
 }
 
 /** Ranks begin from rank 0's weights, whatever their own generators or files gave. */
@@ -173,14 +156,19 @@ function sameWeights(engine: Engine, group: Group, parameters: readonly Paramete
   }
 }
 
-function positionOf(checkpoint: string): Position {
-  const { step, epoch, consumedSamples, valLoss } = readCheckpoint(checkpoint);
-  return { step, epoch, consumedSamples, valLoss };
-}
+const positionOf = ({ step, epoch, consumedSamples, valLoss }: CheckpointState): Position => ({
+  step,
+  epoch,
+  consumedSamples,
+  valLoss,
+});
+
+const stepsPerEpoch = ({ model }: NevaConfig, records: number) => Math.floor(records / model.global_batch_size);
 
 /** trainer.max_steps, or what trainer.max_epochs amounts to, whichever comes first. */
-function lastStep({ trainer, model: m }: NevaConfig, records: number): number {
-  const perEpoch = Math.floor(records / m.global_batch_size);
+function lastStep(config: NevaConfig, records: number): number {
+  const { trainer } = config;
+  const perEpoch = stepsPerEpoch(config, records);
   const byEpochs = (trainer.max_epochs ?? -1) > 0 ? trainer.max_epochs! * perEpoch : Number.POSITIVE_INFINITY;
   const bySteps = trainer.max_steps > 0 ? trainer.max_steps : Number.POSITIVE_INFINITY;
   const steps = Math.min(byEpochs, bySteps);
@@ -200,8 +188,6 @@ function scheduleOf({ model: { optim } }: NevaConfig, maxSteps: number): Schedul
     maxSteps: length,
   };
 }
-
-const folderOf = (path: string) => (/\.(json|model)$/.test(path) ? dirname(path) : path);
 
 /** What will happen, before step 1: parts and what trains, batches, schedule. */
 function announce(

@@ -17,14 +17,14 @@ import {
   type CheckpointContent,
   type CheckpointState,
   checkpointsIn,
-  pruneCheckpoints,
   readCheckpoint,
   restore,
-  saveCheckpoint,
   verifyCheckpoint,
 } from '../../src/checkpoint/folder.ts';
 import { openWhole, referTo } from '../../src/checkpoint/parts.ts';
+import { type KeepRule, pruneCheckpoints } from '../../src/checkpoint/prune.ts';
 import { openWeights } from '../../src/checkpoint/weights.ts';
+import { saveCheckpoint } from '../../src/checkpoint/write_folder.ts';
 import type { AdamWState, Parameter } from '../../src/engine/engine.ts';
 import { isUserError } from '../../src/errors.ts';
 import type { NevaShape } from '../../src/model/shapes.ts';
@@ -162,6 +162,14 @@ test('a save that fails leaves the checkpoint before it, the name of the last, a
   verifyCheckpoint(join(dir, 'step=0000001'));
 });
 
+const keep = (topK: number, more: Partial<KeepRule> = {}): KeepRule => ({
+  topK,
+  monitor: 'val_loss',
+  mode: 'min',
+  last: true,
+  ...more,
+});
+
 test('pruning keeps the newest and the best, sweeps what interrupted saves left, and survives a damaged one', () => {
   const dir = freshFolder();
   for (const [step, valLoss] of [
@@ -173,13 +181,13 @@ test('pruning keeps the newest and the best, sweeps what interrupted saves left,
     saveCheckpoint(engine, dir, content(step, 0, { valLoss }));
   }
   mkdirSync(join(dir, 'step=0000009.123.partial'));
-  pruneCheckpoints(dir, -1);
+  pruneCheckpoints(dir, keep(-1));
   assert.deepEqual(checkpointsIn(dir).length, 4);
   assert.ok(!existsSync(join(dir, 'step=0000009.123.partial')));
   rmSync(join(dir, 'step=0000001', 'state.json'));
-  pruneCheckpoints(dir, 2);
+  pruneCheckpoints(dir, keep(2));
   assert.deepEqual(checkpointsIn(dir), ['step=0000002', 'step=0000003', 'step=0000004']);
-  pruneCheckpoints(dir, 0);
+  pruneCheckpoints(dir, keep(0));
   assert.deepEqual(checkpointsIn(dir), ['step=0000004']);
 });
 
@@ -187,7 +195,7 @@ test('without the file that names the last one, nothing is pruned', () => {
   const dir = freshFolder();
   for (const step of [1, 2]) saveCheckpoint(engine, dir, content(step));
   rmSync(join(dir, 'last'));
-  pruneCheckpoints(dir, 0);
+  pruneCheckpoints(dir, keep(0));
   assert.equal(checkpointsIn(dir).length, 2);
 });
 

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -126,4 +126,44 @@ test("Hydra's flags: the configuration instead of a run, as composed or resolved
     /there is no such key\n +fix: +did you mean model\.optim\.lr/,
   );
   assert.match(neva(['config', 'list']).stdout, /^ {2}neva_pretrain$[\s\S]*^model=$/m);
+});
+
+test('exp_manager.on_save_error: where checkpoints cannot be written, the run stops and says so, or trains on', async () => {
+  for (const mode of ['stop', 'continue']) {
+    const steps = 40;
+    const args = pretrain(
+      steps,
+      `exp_manager.exp_dir=unwritable-${mode}`,
+      `exp_manager.on_save_error=${mode}`,
+      'exp_manager.checkpoint_callback_params.every_n_train_steps=2',
+      'exp_manager.checkpoint_callback_params.save_top_k=-1',
+      'trainer.log_every_n_steps=1',
+    );
+    const child = spawn(process.execPath, nevaArgs(args), { cwd: folder, stdio: 'pipe' });
+    const checkpoints = join(runFolder(`unwritable-${mode}`, 0), 'checkpoints');
+    let text = '';
+    let blocked = false;
+    child.stderr.on('data', (piece) => {
+      text += piece;
+      if (blocked || !existsSync(join(checkpoints, 'last'))) return;
+      // What root, too, cannot write into: a file in the folder's place.
+      blocked = true;
+      renameSync(checkpoints, `${checkpoints}.aside`);
+      writeFileSync(checkpoints, '');
+    });
+    const [status] = await once(child, 'close');
+    assert.ok(blocked, text);
+    assert.equal(status, 2, text);
+    assert.match(text, /the checkpoint of step \d+ could not be written/);
+    const done = losses(runFolder(`unwritable-${mode}`, 0)).length;
+    if (mode === 'stop') assert.ok(done < steps, `it trained ${done} steps`);
+    else assert.equal(done, steps);
+    if (mode === 'continue') assert.match(text, /warning: [\s\S]*training goes on/);
+    rmSync(checkpoints);
+    renameSync(`${checkpoints}.aside`, checkpoints);
+    const again = neva(args, { cwd: folder });
+    assert.equal(again.status, 0, again.stderr);
+    assert.match(again.stderr, /Going on in/);
+    assert.equal(losses(runFolder(`unwritable-${mode}`, 0)).length, steps);
+  }
 });

@@ -12,6 +12,7 @@ import type { StepMetrics } from '../../src/report/metrics.ts';
 import { type LoopOptions, trainLoop } from '../../src/train/loop.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { KEEP_ALL } from '../../src/train/recompute.ts';
+import { NEVER } from '../../src/train/save_plan.ts';
 import { ShardedOptimizer } from '../../src/train/sharded_optimizer.ts';
 import { batchOf, referenceRecords, reportInto, unlabelled } from '../support/batches.ts';
 import { tinyLlava } from '../support/llava.ts';
@@ -103,8 +104,7 @@ async function run({ name, llm, recompute, reduction, sharded, lowPrecision }: S
     },
     {
       maxSteps: steps(lowPrecision),
-      saveEvery: 0,
-      saveAtEnd: false,
+      save: NEVER,
       validateEvery: 0,
       lossReduction: reduction,
       recompute: recompute ? { granularity: 'full', method: 'uniform', layers: 1 } : KEEP_ALL,

@@ -4,7 +4,8 @@ import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { type CheckpointState, readCheckpoint, restore, saveCheckpoint } from '../../src/checkpoint/folder.ts';
+import { type CheckpointState, readCheckpoint, restore } from '../../src/checkpoint/folder.ts';
+import { saveCheckpoint } from '../../src/checkpoint/write_folder.ts';
 import type { GlobalBatch } from '../../src/data/types.ts';
 import type { NevaModel } from '../../src/model/neva.ts';
 import { NO_REDUCTION } from '../../src/parallel/data.ts';
@@ -13,6 +14,7 @@ import type { StepMetrics } from '../../src/report/metrics.ts';
 import { type LoopOptions, type Position, trainLoop } from '../../src/train/loop.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { KEEP_ALL, type Recompute } from '../../src/train/recompute.ts';
+import { NEVER } from '../../src/train/save_plan.ts';
 import { batchOf, referenceRecords, reportInto } from '../support/batches.ts';
 import { tinyLlava } from '../support/llava.ts';
 import { torchEngine } from '../support/torch.ts';
@@ -88,8 +90,7 @@ async function run({
     },
     {
       maxSteps: steps,
-      saveEvery: 0,
-      saveAtEnd: true,
+      save: { ...NEVER, atEnd: true },
       validateEvery: 0,
       lossReduction: reduction,
       recompute,

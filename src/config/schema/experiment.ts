@@ -29,15 +29,29 @@ export const expManager = section('Folder of the run, checkpoints, resuming', {
   }),
   create_checkpoint_callback: bool(true, 'Save checkpoints'),
   checkpoint_callback_params: section('What is saved, and how many of them are kept', {
-    monitor: str('val_loss', 'Metric that ranks checkpoints: val_loss, loss, or step'),
+    monitor: choice(
+      ['val_loss', 'loss', 'step'],
+      'val_loss',
+      'Metric that ranks checkpoints; val_loss is the training loss where nothing was validated',
+      {
+        synonyms: { train_loss: 'loss', reduced_train_loss: 'loss', global_step: 'step' },
+      },
+    ),
     mode: choice(['min', 'max'], 'min', 'Whether a smaller or a larger metric is better'),
     save_top_k: int(10, 'Best checkpoints to keep besides the last one; -1 keeps all, 0 only the last', { min: -1 }),
-    save_last: bool(true, 'Name the newest checkpoint in checkpoints/last'),
-    every_n_train_steps: int(null, 'Steps between checkpoints; null saves at every validation and at the end', {
-      min: 1,
-    }),
+    save_last: bool(
+      true,
+      'Keep the newest checkpoint besides the best; checkpoints/last names the newest that is kept',
+    ),
+    every_n_train_steps: int(
+      null,
+      'Steps between checkpoints; with this and the two below null, one at every validation',
+      {
+        min: 1,
+      },
+    ),
     every_n_epochs: int(null, 'Epochs between checkpoints', { min: 1 }),
-    train_time_interval: int(null, 'Minutes between checkpoints', { min: 1 }),
+    train_time_interval: float(null, 'Minutes between checkpoints', { min: 0, exclusiveMin: true }),
     dirpath: path(null, 'Folder of the checkpoints', { ...refused('checkpoints live in the run folder') }),
     filename: str('megatron_clip--{val_loss:.2f}-{step}-{consumed_samples}', 'Pattern of checkpoint names', {
       nullable: true,
@@ -54,6 +68,11 @@ export const expManager = section('Folder of the run, checkpoints, resuming', {
     }),
   }),
   save_on_train_end: bool(true, 'Save a checkpoint after the last step'),
+  on_save_error: choice(
+    ['stop', 'continue'],
+    'stop',
+    'When a checkpoint cannot be written (disk full, permissions): end the run, or warn and train on. The ones before stay whole',
+  ),
   log_step_timing: bool(true, 'Log step times', { ...noEffect('step_time_s is always logged') }),
   step_timing_kwargs: mapping('Settings of the step timer', { ...noEffect('step_time_s is always logged') }),
   log_local_rank_0_only: bool(false, 'Only local rank 0 logs', {

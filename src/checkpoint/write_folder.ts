@@ -1,0 +1,167 @@
+/**
+ * Writing a checkpoint folder from a snapshot: plain memory that training no longer touches, so that a worker thread can write
+ * it (saver.ts) while training goes on. Written beside, synced, renamed; then `last` names it.
+ */
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, join } from 'node:path';
+import type { DType, Engine, Tensor } from '../engine/engine.ts';
+import { besideName, syncFolder, writeFileAtomic } from '../files.ts';
+import { type CheckpointContent, checkpointName, fileDigest } from './folder.ts';
+import { writeConfig } from './hf_config.ts';
+import { writeSafetensors } from './safetensors.ts';
+
+export interface SnapshotTensor {
+  name: string;
+  dtype: DType;
+  shape: readonly number[];
+  bytes: Uint8Array<ArrayBuffer>;
+}
+
+export interface Snapshot {
+  step: number;
+  /** File name → tensors. */
+  tensors: readonly [file: string, list: readonly SnapshotTensor[]][];
+  /** File name → text. */
+  texts: readonly [file: string, text: string][];
+  /** Copied as they are. */
+  files: readonly string[];
+}
+
+/** Copies everything that training will change. Host memory: the weights' bytes in float32, and twice as many of moments. */
+export function takeSnapshot(engine: Engine, content: CheckpointContent): Snapshot {
+  const entry = (name: string, tensor: Tensor): SnapshotTensor => ({
+    name,
+    dtype: tensor.dtype,
+    shape: [...tensor.shape],
+    bytes: engine.bytes(tensor) as Uint8Array<ArrayBuffer>,
+  });
+  // The main weight is the exact one; `value` is its rounding.
+  const weights = content.parameters.map(({ name, value, main }) => entry(name, main ?? value));
+  const moments = [...content.optimizer].flatMap(([name, { expAvg, expAvgSq }]) => [
+    entry(`exp_avg.${name}`, expAvg),
+    entry(`exp_avg_sq.${name}`, expAvgSq),
+  ]);
+  return {
+    step: content.state.step,
+    tensors: [
+      ['model.safetensors', weights],
+      ['projector.safetensors', weights.filter(({ name }) => name.startsWith('multi_modal_projector.'))],
+      ['optimizer.safetensors', moments],
+    ],
+    texts: [
+      ['state.json', `${JSON.stringify(content.state, null, 2)}\n`],
+      ['config.json', `${JSON.stringify(writeConfig(content.shape), null, 2)}\n`],
+    ],
+    files: content.files,
+  };
+}
+
+/** The memory of a snapshot, each buffer once: to be handed to another thread. */
+export const buffersOf = ({ tensors }: Snapshot): ArrayBuffer[] => [
+  ...new Set(tensors.flatMap(([, list]) => list.map(({ bytes }) => bytes.buffer))),
+];
+
+/** Bytes that the tensors of a snapshot take on the disk. */
+export const snapshotBytes = ({ tensors }: Snapshot): number =>
+  tensors.reduce((sum, [, list]) => list.reduce((part, { bytes }) => part + bytes.length, sum), 0);
+
+/**
+ * Writes a snapshot into `dir` as step=NNNNNNN and points `last` at it. Returns its folder.
+ * One of the same step is replaced: after going back to an earlier one it may be damaged, or of other settings.
+ */
+export function writeCheckpoint(dir: string, snapshot: Snapshot): string {
+  const name = checkpointName(snapshot.step);
+  const target = join(dir, name);
+  const last = join(dir, 'last');
+  mkdirSync(dir, { recursive: true });
+  requireSpace(dir, snapshotBytes(snapshot));
+  const beside = besideName(target);
+  rmSync(beside, { recursive: true, force: true });
+  mkdirSync(beside);
+  try {
+    writeContent(beside, snapshot);
+    syncFolder(beside);
+    if (existsSync(target)) {
+      // Killed between the two renames, no name is left that leads nowhere: the newest one is then found without `last`.
+      if (existsSync(last) && readFileSync(last, 'utf8').trim() === name) rmSync(last);
+      removeFolder(target);
+    }
+    renameSync(beside, target);
+  } catch (error) {
+    rmSync(beside, { recursive: true, force: true });
+    throw error;
+  }
+  syncFolder(dir);
+  writeFileAtomic(last, `${name}\n`);
+  return target;
+}
+
+export const saveCheckpoint = (engine: Engine, dir: string, content: CheckpointContent): string =>
+  writeCheckpoint(dir, takeSnapshot(engine, content));
+
+/** Takes the name away before the files, so that a checkpoint is never half there under its name. */
+export function removeFolder(folder: string): void {
+  const removed = besideName(`${folder}.removed`);
+  rmSync(removed, { recursive: true, force: true });
+  renameSync(folder, removed);
+  rmSync(removed, { recursive: true, force: true });
+}
+
+/** For texts, tokenizer and whatever else writes to the disk meanwhile. */
+const MARGIN = 8 << 20;
+
+/** Fails before the first byte, so that a disk is not filled up to the brim: logs and metrics go to the same one. */
+export function requireSpace(dir: string, bytes: number): void {
+  const { bavail, bsize } = statfsSync(dir);
+  const free = bavail * bsize;
+  if (free >= bytes + MARGIN) return;
+  const message = `ENOSPC: ${megabytes(bytes + MARGIN)} MB are needed and ${megabytes(free)} MB are free`;
+  throw Object.assign(new Error(message), { code: 'ENOSPC' });
+}
+
+const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
+
+function writeContent(folder: string, { tensors, texts, files }: Snapshot): void {
+  const manifest: Record<string, { bytes: number; sha256: string }> = {};
+  for (const [name, list] of tensors) {
+    const lazy = list.map((tensor) => ({ ...tensor, data: () => tensor.bytes }));
+    manifest[name] = writeSafetensors(join(folder, name), lazy);
+  }
+  for (const [name, text] of texts) {
+    writeSynced(join(folder, name), text);
+    manifest[name] = fileDigest(join(folder, name));
+  }
+  for (const file of files) {
+    const copy = join(folder, basename(file));
+    copyFileSync(file, copy);
+    syncFile(copy);
+    manifest[basename(file)] = fileDigest(copy);
+  }
+  writeSynced(join(folder, 'manifest.json'), `${JSON.stringify({ format: 1, files: manifest }, null, 2)}\n`);
+}
+
+function writeSynced(path: string, text: string): void {
+  writeFileSync(path, text);
+  syncFile(path);
+}
+
+function syncFile(path: string): void {
+  const handle = openSync(path, 'r+');
+  try {
+    fsyncSync(handle);
+  } finally {
+    closeSync(handle);
+  }
+}
