@@ -189,14 +189,16 @@ NEVA_CLONES void rotate_row(const T* x, const float* cos, const float* sin, floa
   }
 }
 
-// x [B, H, T, D] with any strides but a dense last dimension; the result has the memory order of x.
+// x [B, H, T, D] with any strides but a dense last dimension; the result has the memory order of x. The first 2·half of D are
+// turned, the rest is copied.
 Tensor rotate(const Tensor& input, const Tensor& cos, const Tensor& sin, double sign) {
   const Tensor x = input.stride(-1) == 1 ? input : input.contiguous();
-  const int64_t B = x.size(0), H = x.size(1), T = x.size(2), D = x.size(3), half = D / 2;
+  const int64_t B = x.size(0), H = x.size(1), T = x.size(2), D = x.size(3), half = cos.size(1);
   if (!x.is_cpu()) {
     const Tensor c = cos.to(at::kFloat), s = sin.to(at::kFloat) * sign, wide = x.to(at::kFloat);
     const Tensor a = wide.narrow(-1, 0, half), b = wide.narrow(-1, half, half);
-    return at::cat({a * c - b * s, b * c + a * s}, -1).to(x.scalar_type());
+    const Tensor rest = wide.narrow(-1, 2 * half, D - 2 * half);
+    return at::cat({a * c - b * s, b * c + a * s, rest}, -1).to(x.scalar_type());
   }
   // [B, T, H, D] in memory when that is how x lies: the attention kernels and the next matmul then copy nothing.
   const bool by_position = x.stride(2) > x.stride(1);
@@ -212,8 +214,10 @@ Tensor rotate(const Tensor& input, const Tensor& cos, const Tensor& sin, double 
       for (int64_t row = from; row < to; ++row) {
         const int64_t b = row / T, t = row % T;
         for (int64_t h = 0; h < H; ++h) {
-          rotate_row(xp + b * xs[0] + h * xs[1] + t * xs[2], cp + t * half, sp + t * half, static_cast<float>(sign),
-                     yp + b * ys[0] + h * ys[1] + t * ys[2], half);
+          const auto* from_row = xp + b * xs[0] + h * xs[1] + t * xs[2];
+          auto* to_row = yp + b * ys[0] + h * ys[1] + t * ys[2];
+          rotate_row(from_row, cp + t * half, sp + t * half, static_cast<float>(sign), to_row, half);
+          std::copy(from_row + 2 * half, from_row + D, to_row + 2 * half);
         }
       }
     });
@@ -235,11 +239,11 @@ struct Rope : torch::autograd::Function<Rope> {
 };
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin) {
-  TORCH_CHECK(x.dim() == 4 && x.size(3) % 2 == 0, "x must be [B, H, T, D] with an even D");
+  TORCH_CHECK(x.dim() == 4, "x must be [B, H, T, D]");
   for (const Tensor* table : {&cos, &sin}) {
     TORCH_CHECK(table->scalar_type() == at::kFloat && table->dim() == 2 && table->size(0) == x.size(2) &&
-                    table->size(1) == x.size(3) / 2,
-                "cos and sin must be float32 [T, D/2]");
+                    table->size(1) == cos.size(1) && 2 * table->size(1) <= x.size(3),
+                "cos and sin must be float32 [T, R/2] with R at most D");
   }
   return Rope::apply(x, cos.contiguous(), sin.contiguous());
 }

@@ -145,15 +145,21 @@ export interface Engine {
   layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps: number): Tensor;
   /** q [B, H, T, D]; k, v [B, G, U, D] with H a multiple of G (grouped queries) → [B, H, T, D]. */
   attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor;
-  /** Half-rotation (NeoX, Hugging Face): x [B, H, T, D]; cos, sin [T, D/2] float32. */
+  /**
+   * Half-rotation (NeoX, Hugging Face): x [B, H, T, D]; cos, sin [T, R/2] float32. The first R of D are turned, the rest stays
+   * as it is (NeMo's rotary_percentage).
+   */
   rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor;
   /** Square patches of pixels [N, 3, S, S] projected by weight [C, 3, p, p] → [N, (S/p)², C], row by row. */
   patchEmbed(pixels: Tensor, weight: Tensor): Tensor;
   silu(x: Tensor): Tensor;
   /** silu(gate) · up: the inside of SwiGLU. */
   siluMul(gate: Tensor, up: Tensor): Tensor;
+  relu(x: Tensor): Tensor;
   /** Exact (erf) GELU. */
   gelu(x: Tensor): Tensor;
+  /** GELU by tanh, as GPT-2 has it: x/2 · (1 + tanh(√(2/π)·(x + 0.044715 x³))). */
+  geluTanh(x: Tensor): Tensor;
   /** x · σ(1.702 x). */
   quickGelu(x: Tensor): Tensor;
   /** Sum over rows of −log softmax(logits)[target]: logits [M, V], targets [M] → scalar float32. */

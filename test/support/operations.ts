@@ -39,8 +39,12 @@ function apply(e: Engine, { op, options: o }: Case, x: readonly Tensor[]): Tenso
       return e.silu(a);
     case 'siluMul':
       return e.siluMul(a, b);
+    case 'relu':
+      return e.relu(a);
     case 'gelu':
       return e.gelu(a);
+    case 'geluTanh':
+      return e.geluTanh(a);
     case 'quickGelu':
       return e.quickGelu(a);
     case 'crossEntropy':

@@ -88,10 +88,11 @@ def attention(q, k, v, causal, scale=None):
 
 
 def rope(x, cos, sin):
-    """Hugging Face's half rotation with the angle table given once, [T, D/2]."""
+    """Hugging Face's half rotation of the first R of D with the angle table given once, [T, R/2]."""
     cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
+    x, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     a, b = x.chunk(2, -1)
-    return x * cos + torch.cat([-b, a], -1) * sin
+    return torch.cat([x * cos + torch.cat([-b, a], -1) * sin, rest], -1)
 
 
 def patch_embed(pixels, weight):
@@ -165,6 +166,13 @@ case("scatterRows", "float32", [draw(7, 4), torch.tensor([5, 0, 3]), draw(3, 4)]
 case("scatterRows", "int32", [draw(5, 2), torch.tensor([4, 2], dtype=torch.int32), draw(2, 2)],
      lambda b, i, r: scatter_rows(b, i.long(), r))
 case("argmax", "rows", [draw(4, 9)], lambda x: x.argmax(-1))
+
+# Later additions stand last, so that the values of those above stay.
+case("relu", "float32", [draw(3, 7)], F.relu)
+case("geluTanh", "float32", [draw(3, 7) * 3], lambda x: F.gelu(x, approximate="tanh"))
+for low in (False, True):
+    case("rope", f"partial.{'bfloat16' if low else 'float32'}",
+         [draw(2, 3, 7, 14, low=low), angles.cos().float(), angles.sin().float()], rope, constants=(1, 2))
 
 OUT.mkdir(parents=True, exist_ok=True)
 save_file(tensors, OUT / "ops.safetensors", {"format": "pt"})

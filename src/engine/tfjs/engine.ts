@@ -193,8 +193,16 @@ export class TfjsEngine implements Engine {
     return made(() => operations.siluMul(floats(gate), floats(up)));
   }
 
+  relu(x: Tensor): Tensor {
+    return made(() => operations.relu(floats(x)));
+  }
+
   gelu(x: Tensor): Tensor {
     return made(() => operations.gelu(floats(x)));
+  }
+
+  geluTanh(x: Tensor): Tensor {
+    return made(() => operations.geluTanh(floats(x)));
   }
 
   quickGelu(x: Tensor): Tensor {

@@ -113,14 +113,14 @@ function causalMask(T: number, U: number, share: number): tf.Tensor2D {
 }
 
 function turn(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor {
-  const [first, second] = tf.split(x, 2, -1) as [tf.Tensor, tf.Tensor];
-  return tf.concat(
-    [tf.sub(tf.mul(first, cos), tf.mul(second, sin)), tf.add(tf.mul(second, cos), tf.mul(first, sin))],
-    -1,
-  );
+  const [half, D] = [cos.shape[1]!, x.shape[3]!];
+  const sizes = 2 * half === D ? [half, half] : [half, half, D - 2 * half];
+  const [first, second, ...rest] = tf.split(x, sizes, -1) as [tf.Tensor, tf.Tensor, tf.Tensor?];
+  const turned = [tf.sub(tf.mul(first, cos), tf.mul(second, sin)), tf.add(tf.mul(second, cos), tf.mul(first, sin))];
+  return tf.concat([...turned, ...(rest as tf.Tensor[])], -1);
 }
 
-/** x [B, H, T, D] turned by the angles of cos, sin [T, D/2]; its gradient turns back. */
+/** The first R of D of x [B, H, T, D] turned by the angles of cos, sin [T, R/2]; its gradient turns back. */
 export function rope(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor {
   return custom([x], (save) => {
     save([cos, sin]);
@@ -176,6 +176,25 @@ export function gelu(x: tf.Tensor): tf.Tensor {
     (y) => tf.mul(y, cumulative(y)),
     (y) => tf.add(cumulative(y), tf.mul(y, density(y))),
   );
+}
+
+/** x/2·(1 + tanh u) with u = √(2/π)·(x + 0.044715 x³); derivative (1 + tanh u)/2 + x/2·(1 − tanh² u)·u′. */
+export function geluTanh(x: tf.Tensor): tf.Tensor {
+  const slope = Math.sqrt(2 / Math.PI);
+  const tanh = (y: tf.Tensor) => tf.tanh(tf.mul(tf.add(y, tf.mul(tf.mul(tf.square(y), y), 0.044715)), slope));
+  return elementwise(
+    x,
+    (y) => tf.mul(tf.mul(y, 0.5), tf.add(tanh(y), 1)),
+    (y) => {
+      const t = tanh(y);
+      const inner = tf.mul(tf.add(tf.mul(tf.square(y), 3 * 0.044715), 1), slope); // u′
+      return tf.mul(tf.add(tf.add(t, 1), tf.mul(tf.mul(y, tf.sub(1, tf.square(t))), inner)), 0.5);
+    },
+  );
+}
+
+export function relu(x: tf.Tensor): tf.Tensor {
+  return elementwise(x, tf.relu, (y) => tf.cast(tf.greater(y, 0), 'float32'));
 }
 
 /** logits [M, V], targets [M] → Σ −log softmax(logits)[target]; the gradient is softmax − one-hot. */

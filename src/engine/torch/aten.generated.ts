@@ -45,6 +45,12 @@ export function gelu(self: TorchTensor, approximate?: string): TorchTensor {
   return wrap(geluOperator(self.handle, approximate));
 }
 
+const reluOperator = operator('aten::relu');
+/** aten::relu(Tensor self) -> Tensor */
+export function relu(self: TorchTensor): TorchTensor {
+  return wrap(reluOperator(self.handle));
+}
+
 const sigmoidOperator = operator('aten::sigmoid');
 /** aten::sigmoid(Tensor self) -> Tensor */
 export function sigmoid(self: TorchTensor): TorchTensor {

@@ -222,8 +222,16 @@ export class TorchEngine implements Engine {
     return aten.siluMul(torchTensor(gate), torchTensor(up));
   }
 
+  relu(x: Tensor): Tensor {
+    return aten.relu(torchTensor(x));
+  }
+
   gelu(x: Tensor): Tensor {
     return aten.gelu(torchTensor(x));
+  }
+
+  geluTanh(x: Tensor): Tensor {
+    return aten.gelu(torchTensor(x), 'tanh');
   }
 
   quickGelu(x: Tensor): Tensor {

@@ -30,6 +30,7 @@ const cases: [string, number[][], Operation][] = [
   ['patchEmbed', [random(1, 3, 4, 4), random(5, 3, 2, 2)], ([x, w]) => e.patchEmbed(x!, w!)],
   ['siluMul', [random(3, 4), random(3, 4)], ([g, u]) => e.siluMul(g!, u!)],
   ['gelu', [random(3, 4)], ([x]) => e.gelu(x!)],
+  ['geluTanh', [random(3, 4)], ([x]) => e.geluTanh(x!)],
   ['quickGelu', [random(3, 4)], ([x]) => e.quickGelu(x!)],
   ['crossEntropy', [random(3, 5)], ([x]) => e.crossEntropy(x!, index(4, 0, 2))],
   ['gatherRows', [random(4, 3)], ([x]) => e.gatherRows(x!, index(2, 2, 0))],

@@ -9,8 +9,8 @@ testOperations(torchEngine(), operationCases);
 test('every operation of the engine has a case', () => {
   const tested = new Set(operationCases.map(({ op }) => op));
   const operations = (
-    'linear embedding rmsNorm layerNorm attention rope patchEmbed silu siluMul gelu quickGelu crossEntropy add mul ' +
-    'scale cast reshape transpose expand slice concat gatherRows scatterRows argmax'
+    'linear embedding rmsNorm layerNorm attention rope patchEmbed silu siluMul relu gelu geluTanh quickGelu crossEntropy ' +
+    'add mul scale cast reshape transpose expand slice concat gatherRows scatterRows argmax'
   ).split(' ');
   assert.deepEqual([...tested].sort(), operations.sort());
 });
