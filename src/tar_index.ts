@@ -26,8 +26,19 @@ export interface TarExpectations {
 }
 
 /** Entries by name (leading `./` taken off), the last of equal names winning as in extraction. */
-export function indexTar(file: number, path: string, { fix, visit }: TarExpectations = {}): Map<string, TarEntry> {
+export function indexTar(file: number, path: string, expectations: TarExpectations = {}): Map<string, TarEntry> {
   const entries = new Map<string, TarEntry>();
+  walkTar(file, path, expectations, (name, entry) => entries.set(name, entry));
+  return entries;
+}
+
+/** Calls `found` with every plain file of an archive, in order; what is no usable archive is the user's mistake. */
+export function walkTar(
+  file: number,
+  path: string,
+  { fix, visit }: TarExpectations,
+  found: (name: string, entry: TarEntry) => void,
+): void {
   const length = fstatSync(file).size;
   const broken = (what: string, at: number) =>
     mistake({
@@ -71,10 +82,9 @@ export function indexTar(file: number, path: string, { fix, visit }: TarExpectat
     const name = longName ?? extended?.path ?? header.path ?? '';
     visit?.(name, type);
     if (isPlainFile(type)) {
-      entries.set(name.replace(/^(\.\/)+/, ''), { offset, size });
+      found(name.replace(/^(\.\/)+/, ''), { offset, size });
     }
     extended = undefined;
     longName = undefined;
   }
-  return entries;
 }

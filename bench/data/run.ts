@@ -14,7 +14,7 @@ import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import sharp from 'sharp';
 import { loadImage } from '../../src/data/images.ts';
-import { generator } from '../../src/data/sampler.ts';
+import { generator } from '../../src/data/permutation.ts';
 import { packageRoot } from '../../src/root.ts';
 
 const { values: flags } = parseArgs({

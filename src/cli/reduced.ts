@@ -9,7 +9,11 @@ const RECORDS = 8;
 
 export function isDemo({ model }: NevaConfig): boolean {
   const data = model.data.data_path;
-  return typeof data === 'string' && resolve(data).startsWith(join(packageRoot, 'data', 'demo') + sep);
+  return (
+    model.data.blend === null &&
+    typeof data === 'string' &&
+    resolve(data).startsWith(join(packageRoot, 'data', 'demo') + sep)
+  );
 }
 
 /**

@@ -138,7 +138,8 @@ async function torchVersion({ trainer }: NevaConfig): Promise<string | null> {
 function introduction(stage: Stage, config: NevaConfig): string {
   const what =
     stage === 'pretrain' ? 'pretrain (the projector learns)' : 'finetune (projector and language model learn)';
-  const data = config.model.data.data_path;
+  const { blend, data_path } = config.model.data;
+  const data = blend ? `a blend of ${blend.map((set) => set.data_path).join(', ')}` : data_path;
   if (typeof data !== 'string') return `neva ${what}`;
   if (!isDemo(config)) return `neva ${what} on ${data}`;
   return `neva ${what} on the bundled demo, ${relative(packageRoot, resolve(data))}; your own: model.data.data_path=… model.data.image_folder=…`;

@@ -211,11 +211,40 @@ function training({ trainer, model, exp_manager: manager }: NevaConfig, report: 
       });
     }
   }
-  if (model.data.data_path === null) {
+  dataRules(model, report);
+  if (model.data.data_path === null && model.data.blend === null) {
     report('model.data.data_path', 'there is nothing to train on', {
       expected: 'a .json or .jsonl file of conversations',
       found: 'null',
       fix: 'set data.data_path=FILE data.image_folder=FOLDER',
+    });
+  }
+}
+
+function dataRules({ data }: NevaConfig['model'], report: Report): void {
+  if (data.image_aspect_ratio === 'keep') {
+    report('model.data.image_aspect_ratio', 'keep makes pictures of every size, and the vision tower takes one', {
+      expected: 'square or pad',
+      found: 'keep',
+    });
+  }
+  if (data.validation_data_path !== null && data.validation_fraction > 0) {
+    report('model.data.validation_fraction', 'there are two sets to validate on', {
+      expected: 'validation_data_path or validation_fraction',
+      found: 'both',
+      fix: 'set model.data.validation_fraction=0',
+    });
+  }
+  if (data.blend === null) return;
+  if (data.blend.length === 0) report('model.data.blend', 'no sets in it', { expected: 'at least one, or null' });
+  data.blend.forEach((set, i) => {
+    if (set.data_path === null) report(`model.data.blend[${i}].data_path`, 'must be given', { found: 'null' });
+  });
+  const weighed = data.blend.filter(({ weight }) => weight !== null).length;
+  if (weighed > 0 && weighed < data.blend.length) {
+    report('model.data.blend', 'only some of the sets have a weight', {
+      expected: 'a weight for each set, or for none',
+      found: `${weighed} of ${data.blend.length}`,
     });
   }
 }
@@ -228,7 +257,8 @@ function paths(
 ): void {
   const { model } = config;
   const check = (key: string, path: string | null, fix?: string): void => {
-    if (path !== null && !exists(path)) {
+    // Of a pattern of shards, each is looked for when it is opened.
+    if (path !== null && !path.includes('{') && !exists(path)) {
       report(key, 'there is nothing at this path', { found: path, ...(fix === undefined ? {} : { fix }) });
     }
   };
@@ -239,9 +269,14 @@ function paths(
     return;
   }
   check('model.restore_from_path', model.restore_from_path);
-  check('model.data.data_path', model.data.data_path);
+  if (model.data.blend === null) check('model.data.data_path', model.data.data_path);
+  model.data.blend?.forEach((set, i) => {
+    check(`model.data.blend[${i}].data_path`, set.data_path);
+    check(`model.data.blend[${i}].image_folder`, set.image_folder);
+  });
   check('model.data.image_folder', model.data.image_folder);
   check('model.data.validation_data_path', model.data.validation_data_path);
+  check('model.data.validation_image_folder', model.data.validation_image_folder);
   check(
     'model.mm_cfg.pretrain_mm_mlp_adapter',
     model.mm_cfg.pretrain_mm_mlp_adapter,

@@ -97,6 +97,10 @@ function leaf(node: Node, field: Field<unknown>, path: string, state: State): un
     state.missing.push({ key: path, from: originText(node.origin) });
     return field.default;
   }
+  const { each } = field;
+  if (each !== undefined && node.kind === 'list') {
+    return node.items.map((item, i) => section(item, each, `${path}[${i}]`, state));
+  }
   const outcome = coerce(node, field);
   const from = originText(node.origin);
   if ('expected' in outcome) {
@@ -152,7 +156,7 @@ export function describeField(field: Field<unknown>): string {
     bool: 'true or false',
     string: field.path ? 'a path' : 'text',
     choice: `one of: ${field.choices?.join(', ')}`,
-    list: `a list${field.length === undefined ? '' : ` of ${field.length}`}${field.items ? `, each ${describeField(field.items)}` : ''}`,
+    list: `a list${field.length === undefined ? '' : ` of ${field.length}`}${field.items ? `, each ${describeField(field.items)}` : ''}${field.each ? `, each with ${Object.keys(field.each.fields).join(', ')}` : ''}`,
     mapping: 'a mapping',
   };
   return names[field.type] + (field.nullable ? ', or null' : '');

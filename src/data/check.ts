@@ -5,6 +5,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { writeFileAtomic } from '../files.ts';
 import { mapLimited } from './concurrent.ts';
+import type { ImageFile } from './image-store.ts';
 import { isRecordProblem, type ProblemKind } from './problem.ts';
 import { SampleSource, type SourceOptions } from './source.ts';
 import { IGNORE } from './types.ts';
@@ -73,9 +74,9 @@ export async function checkData(options: CheckOptions): Promise<CheckReport> {
     const labels: number[] = [];
     const counted = { truncated: 0, textOnly: 0, used: 0, bad: 0, done: 0 };
     const check = async (index: number) => {
-      const record = source.dataset.get(index);
-      const example = source.encode(record);
-      for (const path of source.imagePaths(record)) await images.require(path, source.name(record));
+      const record = source.get(index);
+      const example = source.encode(index, record);
+      for (const file of source.imageFiles(index, record)) await images.require(file, source.nameOf(index, record));
       if (example.cut > 0) counted.truncated++;
       if (record.images.length === 0) counted.textOnly++;
       counted.used += record.images.length;
@@ -100,7 +101,7 @@ export async function checkData(options: CheckOptions): Promise<CheckReport> {
     const checked = indices.length;
     const { truncated, textOnly, used, bad } = counted;
     return {
-      dataPath: options.dataPath,
+      dataPath: source.name,
       template: source.template.name,
       records: source.size,
       checked,
@@ -137,18 +138,18 @@ class ImageVerdicts {
     this.#known = readVerdicts(options.cacheFile, this.#limits);
   }
 
-  async require(path: string, where: string): Promise<void> {
-    const met = this.#met.get(path) ?? this.#judge(path);
-    this.#met.set(path, met);
+  async require(file: ImageFile, where: string): Promise<void> {
+    const met = this.#met.get(file.name) ?? this.#judge(file);
+    this.#met.set(file.name, met);
     const verdict = await met;
     if (verdict !== null) {
       throw Object.assign(new Error(`${where}: ${verdict.message}`), { kind: verdict.kind, userError: true });
     }
   }
 
-  async #judge(path: string): Promise<Verdict['problem']> {
-    const stamp = this.#source.images.stamp(path);
-    const known = this.#known.get(path);
+  async #judge(file: ImageFile): Promise<Verdict['problem']> {
+    const stamp = file.stamp();
+    const known = this.#known.get(file.name);
     if (stamp !== null && known?.size === stamp.size && known.time === stamp.time) {
       this.remembered++;
       return known.problem;
@@ -156,12 +157,12 @@ class ImageVerdicts {
     let found: Verdict['problem'] = null;
     this.decoded++;
     try {
-      await this.#source.decode(path);
+      await this.#source.decode(file);
     } catch (error) {
       if (!isRecordProblem(error)) throw error;
       found = { kind: error.kind, message: error.message };
     }
-    if (stamp !== null) this.#known.set(path, { ...stamp, problem: found });
+    if (stamp !== null) this.#known.set(file.name, { ...stamp, problem: found });
     return found;
   }
 

@@ -1,9 +1,9 @@
 /** From a record to what the model reads: token ids, a label for each, and where each image's features go. */
 
 import { mistake } from '../errors.ts';
-import type { DataRecord } from './dataset.ts';
+import type { DataRecord } from './parse-record.ts';
 import { problem } from './problem.ts';
-import { placeImages, type Segment, type Template, type Turn } from './templates.ts';
+import { IMAGE_TAG, placeImages, type Segment, type Template, type Turn } from './templates.ts';
 import type { Start, Tokenizer } from './tokenizer.ts';
 import { IGNORE } from './types.ts';
 
@@ -16,6 +16,8 @@ export interface EncodingOptions {
   useImStartEnd: boolean;
   imStartId?: number;
   imEndId?: number;
+  /** NeMo's `sep_image_conv_front`: the picture goes to the very front of the first turn, the speaker's name after it. */
+  imageToFront?: boolean;
 }
 
 export interface Example {
@@ -37,14 +39,37 @@ export function encodeRecord(
   options: EncodingOptions,
   where: string,
 ): Example {
-  return truncate(encodeSegments(renderRecord(record, template, where), template, tokenizer, options), options, where);
+  const segments = renderRecord(record, template, options, where);
+  return truncate(encodeSegments(segments, template, tokenizer, options), options, where);
 }
 
 /** The record's text as the template writes it, in segments. */
-export function renderRecord(record: DataRecord, template: Template, where: string): Segment[] {
+export function renderRecord(
+  record: DataRecord,
+  template: Template,
+  { imageToFront = false }: Pick<EncodingOptions, 'imageToFront'>,
+  where: string,
+): Segment[] {
   const unfit = template.unfit(record);
   if (unfit) throw problem('record', { where, problem: `not for the ${template.name} template`, found: unfit });
-  return template.render({ turns: placed(record.turns, template), system: record.system });
+  const turns = imageToFront && record.images.length > 0 ? withImageInFront(record.turns, where) : record.turns;
+  return template.render({ turns: placed(turns, template), system: record.system });
+}
+
+/** NeMo's text of the first turn: the tag, and the default conversation's separator and speaker (v1's) before the words. */
+function withImageInFront(turns: readonly Turn[], where: string): Turn[] {
+  const [first, ...others] = turns as [Turn, ...Turn[]];
+  if (!first.text.includes(IMAGE_TAG)) {
+    throw problem('record', {
+      where,
+      problem: 'no picture in the first turn, which model.data.sep_image_conv_front=true needs',
+      found: `the picture in a later turn`,
+      fix: 'set model.data.sep_image_conv_front=false',
+    });
+  }
+  const words = first.text.replaceAll(IMAGE_TAG, '').trim();
+  const tags = first.text.split(IMAGE_TAG).length - 1;
+  return [{ ...first, text: `${IMAGE_TAG.repeat(tags)} USER: ${words}` }, ...others];
 }
 
 /**

@@ -7,14 +7,19 @@ import { indexTar, type TarEntry } from '../tar_index.ts';
 import { readAt, readLimited } from './files.ts';
 import { problem } from './problem.ts';
 
-export interface ImageStore {
-  /** The file that a record's image path means, for messages. A path that leads out of the store is a problem. */
-  locate(image: string, where: string): string;
-  /** The encoded picture. */
-  read(located: string, maxBytes: number): Promise<Uint8Array>;
+/** One picture, wherever it lies. */
+export interface ImageFile {
+  /** For messages: a path, or `archive.tar:member`. */
+  readonly name: string;
+  /** The encoded picture; a problem where there is none, or one of more than `maxBytes`. */
+  read(maxBytes: number): Promise<Uint8Array>;
   /** Size and time of change, by which an earlier verdict is recognized; null where there is no such picture. */
-  stamp(located: string): { size: number; time: number } | null;
-  close(): void;
+  stamp(): { size: number; time: number } | null;
+}
+
+export interface ImageStore {
+  /** The picture that a record's image path means. A path that leads out of the store is a problem. */
+  locate(image: string, where: string): ImageFile;
 }
 
 /** Opens `imageFolder`, a folder or an uncompressed .tar file; the data file's own folder when null. */
@@ -50,25 +55,21 @@ class FolderStore implements ImageStore {
     this.#root = root;
   }
 
-  locate(image: string, where: string): string {
+  locate(image: string, where: string): ImageFile {
     const path = resolve(this.#root, image);
     const inside = relative(this.#root, path);
     if (inside === '' || inside === '..' || inside.startsWith(`..${sep}`) || isAbsolute(inside) || isUrl(image)) {
       throw outside(image, this.#root, where);
     }
-    return path;
+    return {
+      name: path,
+      read: (maxBytes) => readLimited(path, maxBytes),
+      stamp() {
+        const status = statSync(path, { throwIfNoEntry: false });
+        return status === undefined ? null : { size: status.size, time: status.mtimeMs };
+      },
+    };
   }
-
-  async read(path: string, maxBytes: number): Promise<Uint8Array> {
-    return await readLimited(path, maxBytes);
-  }
-
-  stamp(path: string) {
-    const status = statSync(path, { throwIfNoEntry: false });
-    return status === undefined ? null : { size: status.size, time: status.mtimeMs };
-  }
-
-  close(): void {}
 }
 
 class TarStore implements ImageStore {
@@ -87,46 +88,42 @@ class TarStore implements ImageStore {
     }
   }
 
-  locate(image: string, where: string): string {
-    const name = relative('/', resolve('/', image));
+  locate(image: string, where: string): ImageFile {
     if (isUrl(image) || isAbsolute(image) || image.split(/[\\/]/).includes('..'))
       throw outside(image, this.#path, where);
-    return `${this.#path}:${name}`;
+    const member = relative('/', resolve('/', image));
+    return archived(this.#path, member, this.#entries.get(member), this.#time);
   }
+}
 
-  #entry(located: string): TarEntry | undefined {
-    return this.#entries.get(located.slice(this.#path.length + 1));
-  }
-
-  async read(located: string, maxBytes: number): Promise<Uint8Array> {
-    const entry = this.#entry(located);
-    if (entry === undefined) {
-      throw problem('image_missing', {
-        where: located,
-        problem: 'no such image in the archive',
-        fix: 'check the path in the record',
-      });
-    }
-    if (entry.size > maxBytes) {
-      throw problem('image_too_large', {
-        where: located,
-        problem: 'image file too large',
-        expected: `at most ${maxBytes} bytes`,
-        found: `${entry.size} bytes`,
-      });
-    }
-    const file = await open(this.#path, 'r');
-    try {
-      return await readAt(file, entry.offset, entry.size);
-    } finally {
-      await file.close();
-    }
-  }
-
-  stamp(located: string) {
-    const entry = this.#entry(located);
-    return entry === undefined ? null : { size: entry.size, time: this.#time };
-  }
-
-  close(): void {}
+/** A member of an uncompressed tar archive that was last changed at `time`; one that is not there is a problem when read. */
+export function archived(archive: string, member: string, entry: TarEntry | undefined, time: number): ImageFile {
+  const name = `${archive}:${member}`;
+  return {
+    name,
+    async read(maxBytes) {
+      if (entry === undefined) {
+        throw problem('image_missing', {
+          where: name,
+          problem: 'no such image in the archive',
+          fix: 'check the path in the record',
+        });
+      }
+      if (entry.size > maxBytes) {
+        throw problem('image_too_large', {
+          where: name,
+          problem: 'image file too large',
+          expected: `at most ${maxBytes} bytes`,
+          found: `${entry.size} bytes`,
+        });
+      }
+      const file = await open(archive, 'r');
+      try {
+        return await readAt(file, entry.offset, entry.size);
+      } finally {
+        await file.close();
+      }
+    },
+    stamp: () => (entry === undefined ? null : { size: entry.size, time }),
+  };
 }

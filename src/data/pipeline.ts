@@ -2,6 +2,7 @@
 import { mistake } from '../errors.ts';
 import { collate, type Sample } from './collate.ts';
 import { mapLimited } from './concurrent.ts';
+import { type Part, selectPart } from './held-out.ts';
 import { isRecordProblem, type ProblemKind } from './problem.ts';
 import { Sampler, type SamplerKind } from './sampler.ts';
 import { SampleSource, type SourceOptions } from './source.ts';
@@ -17,6 +18,10 @@ export interface DataOptions extends SourceOptions {
   dataloaderType: SamplerKind;
   /** For `group_by_modality_length`: global batches that are sorted by length together. */
   poolBatches?: number;
+  /** Share of the records that is held out for validation; 0 by default. */
+  validationFraction?: number;
+  /** Which side of that division is read; all records by default. */
+  part?: Part;
   /** Global batches kept ready ahead of training. */
   prefetchBatches: number;
   /**
@@ -26,6 +31,8 @@ export interface DataOptions extends SourceOptions {
   onError: 'error' | 'skip' | 'replace';
   /** With `skip` and `replace`: stop all the same when more than this share of the file's records is bad. Default 1. */
   maxBadFraction?: number;
+  /** Records, spread over the data, that are tried before the first batch; none by default. */
+  checkAtStart?: number;
 }
 
 /** One record that was not usable, as it was met. */
@@ -40,21 +47,29 @@ const DECODING = 8;
 export class Pipeline {
   readonly source: SampleSource;
   readonly #options: DataOptions;
+  /** Numbers of the records that this pipeline reads: those of its part. */
+  readonly #members: Int32Array;
   readonly #sampler: Sampler;
   #problems: MetProblem[] = [];
   /** Bad records met so far, each once however often it came up. */
   readonly #bad = new Map<number, ProblemKind>();
 
   private constructor(options: DataOptions, source: SampleSource) {
+    const { dataloaderType: kind, globalBatchSize, seed, blend, poolBatches } = options;
     this.#options = options;
     this.source = source;
+    const { members, sizes } = selectPart(source.sizes, options.part ?? 'all', options.validationFraction ?? 0);
+    this.#members = members;
+    const weights = blend?.map(({ weight }) => weight).filter((weight) => weight !== null);
     this.#sampler = new Sampler({
-      kind: options.dataloaderType,
-      size: source.size,
-      globalBatchSize: options.globalBatchSize,
-      seed: options.seed,
-      ...(options.dataloaderType === 'group_by_modality_length'
-        ? { lengths: recordLengths(source, options.featuresPerImage), poolBatches: options.poolBatches }
+      kind,
+      sizes,
+      // A validation goes through every record once, whatever its share in training.
+      ...(weights && weights.length > 0 && kind !== 'once' ? { weights } : {}),
+      globalBatchSize,
+      seed,
+      ...(kind === 'group_by_modality_length'
+        ? { lengths: recordLengths(source, members, options.featuresPerImage), poolBatches }
         : {}),
     });
   }
@@ -71,22 +86,33 @@ export class Pipeline {
       });
     }
     const source = await SampleSource.open(options);
-    if (source.size < globalBatchSize && options.dataloaderType !== 'single') {
+    try {
+      const pipeline = new Pipeline(options, source);
+      if (pipeline.size < globalBatchSize && !['single', 'once'].includes(options.dataloaderType)) {
+        throw mistake({
+          where: source.name,
+          problem: 'fewer records than one global batch takes',
+          expected: `at least model.global_batch_size = ${globalBatchSize} records`,
+          found: `${pipeline.size}`,
+          fix: 'lower model.global_batch_size, or set model.data.dataloader_type=single',
+        });
+      }
+      await pipeline.#checkAtStart();
+      return pipeline;
+    } catch (error) {
       source.close();
-      throw mistake({
-        where: options.dataPath,
-        problem: 'fewer records than one global batch takes',
-        expected: `at least model.global_batch_size = ${globalBatchSize} records`,
-        found: `${source.size}`,
-        fix: 'lower model.global_batch_size, or set model.data.dataloader_type=single',
-      });
+      throw error;
     }
-    return new Pipeline(options, source);
+  }
+
+  /** Records that this pipeline reads. */
+  get size(): number {
+    return this.#members.length;
   }
 
   /** This rank's share of the global batch that begins after `position` consumed samples. */
   async batch(position: number): Promise<GlobalBatch> {
-    const { globalBatchSize, microBatchSize, dataParallelRank, dataParallelSize } = this.#options;
+    const { microBatchSize, dataParallelRank, dataParallelSize } = this.#options;
     const { indices, epoch } = this.#sampler.batch(position);
     const microBatches: MicroBatch[] = [];
     // Dealt out micro batch by micro batch: the global batch is the same whatever the number of ranks.
@@ -101,7 +127,7 @@ export class Pipeline {
       microBatches,
       labelTokens: microBatches.reduce((sum, { labelRows }) => sum + labelRows.length, 0),
       epoch,
-      consumedSamples: position + globalBatchSize,
+      consumedSamples: position + indices.length,
     };
   }
 
@@ -128,47 +154,66 @@ export class Pipeline {
     return collate(samples, { imageSize, featuresPerImage, padId: this.source.tokenizer.padId ?? 0 });
   }
 
-  /** The sample, or null where it is to be skipped; with `replace`, the next usable one in file order. */
-  async #usable(index: number, replace: boolean): Promise<Sample | null> {
-    const { size } = this.source;
-    for (let tried = 0; tried < size; tried++) {
+  /** The sample of that member, or null where it is to be skipped; with `replace`, the next usable one in file order. */
+  async #usable(member: number, replace: boolean): Promise<Sample | null> {
+    for (let tried = 0; tried < this.size; tried++) {
+      const number = this.#members[(member + tried) % this.size]!;
       try {
-        return await this.source.sample((index + tried) % size);
+        return await this.source.sample(number);
       } catch (error) {
         if (this.#options.onError === 'error' || !isRecordProblem(error)) throw error;
         this.#problems.push({ kind: error.kind, message: error.message });
-        this.#countBad((index + tried) % size, error.kind);
+        this.#bad.set(number, error.kind);
+        this.#refuseAbove(this.#bad, this.size);
         if (!replace) return null;
       }
     }
     throw mistake({
-      where: this.#options.dataPath,
+      where: this.source.name,
       problem: 'not one of its records is usable',
       fix: 'run `neva data check`',
     });
   }
 
-  #countBad(index: number, kind: ProblemKind): void {
-    this.#bad.set(index, kind);
-    const allowed = (this.#options.maxBadFraction ?? 1) * this.source.size;
-    if (this.#bad.size <= allowed) return;
+  /** Tries some records before training has cost anything: with `error` none may be bad, otherwise not too large a share. */
+  async #checkAtStart(): Promise<void> {
+    const { checkAtStart = 0, dataParallelRank, onError } = this.#options;
+    // One rank is enough: its refusal ends all.
+    if (dataParallelRank !== 0 || checkAtStart === 0) return;
+    const count = Math.min(checkAtStart, this.size);
+    const tried = Array.from({ length: count }, (_, i) => this.#members[Math.floor((i * this.size) / count)]!);
+    const bad = new Map<number, ProblemKind>();
+    await mapLimited(tried, DECODING, async (number) => {
+      try {
+        await this.source.sample(number);
+      } catch (error) {
+        if (onError === 'error' || !isRecordProblem(error)) throw error;
+        bad.set(number, error.kind);
+      }
+    });
+    this.#refuseAbove(bad, count);
+  }
+
+  #refuseAbove(bad: ReadonlyMap<number, ProblemKind>, records: number): void {
+    const { maxBadFraction = 1 } = this.#options;
+    if (bad.size <= maxBadFraction * records) return;
     const counts = new Map<ProblemKind, number>();
-    for (const each of this.#bad.values()) counts.set(each, (counts.get(each) ?? 0) + 1);
+    for (const kind of bad.values()) counts.set(kind, (counts.get(kind) ?? 0) + 1);
     throw mistake({
-      where: this.#options.dataPath,
+      where: this.source.name,
       problem: 'too many records cannot be used',
-      expected: `at most model.data.max_bad_fraction = ${this.#options.maxBadFraction} of ${this.source.size} records`,
-      found: `${this.#bad.size} so far: ${[...counts].map(([each, count]) => `${each} ${count}`).join(', ')}`,
+      expected: `at most model.data.max_bad_fraction = ${maxBadFraction} of ${records} records`,
+      found: `${bad.size} so far: ${[...counts].map(([kind, count]) => `${kind} ${count}`).join(', ')}`,
       fix: 'run `neva data check`, mend the data, or raise model.data.max_bad_fraction',
     });
   }
 }
 
 /** Words and image positions of every record, negative without a picture: near enough to positions, and no tokenizing. */
-function recordLengths(source: SampleSource, featuresPerImage: number): Int32Array {
-  return Int32Array.from({ length: source.size }, (_, index) => {
+function recordLengths(source: SampleSource, members: Int32Array, featuresPerImage: number): Int32Array {
+  return members.map((number) => {
     try {
-      const { turns, images } = source.dataset.get(index);
+      const { turns, images } = source.get(number);
       const words = turns.reduce((sum, { text }) => sum + text.split(/\s+/).length, 0);
       return images.length > 0 ? words + images.length * featuresPerImage : -words;
     } catch (error) {

@@ -3,11 +3,17 @@
  * saying the number of samples consumed. Position counts samples over all ranks.
  */
 
-export type SamplerKind = 'cyclic' | 'single' | 'group_by_modality_length';
+import { blendedOrder } from './blend-order.ts';
+import { permutation } from './permutation.ts';
+
+export type SamplerKind = 'cyclic' | 'single' | 'group_by_modality_length' | 'once';
 
 export interface SamplerOptions {
   kind: SamplerKind;
-  size: number;
+  /** Records of each set. */
+  sizes: readonly number[];
+  /** Share of each set in the samples; without them, every record comes once an epoch. */
+  weights?: readonly number[];
   globalBatchSize: number;
   seed: number;
   /** For `group_by_modality_length`: length of each record, negative where it shows no picture (LLaVA's convention). */
@@ -26,55 +32,65 @@ export interface GlobalIndices {
  * `single`: file order, beginning again at the end, with no record left out.
  * `group_by_modality_length`: each global batch holds records with pictures only or without only (but for one mixed batch an
  * epoch), of similar length.
+ * `once`: file order, ending with the last record in a batch that may be smaller; for validation.
  */
 export class Sampler {
   readonly #options: SamplerOptions;
+  readonly #size: number;
   #epoch = -1;
   #order: Int32Array = new Int32Array(0);
 
   constructor(options: SamplerOptions) {
     this.#options = options;
+    this.#size = options.sizes.reduce((sum, size) => sum + size, 0);
   }
 
   /** Samples an epoch uses. */
   get epochSize(): number {
-    const { kind, size, globalBatchSize } = this.#options;
-    return kind === 'single' ? size : size - (size % globalBatchSize);
+    const { kind, globalBatchSize } = this.#options;
+    return kind === 'single' || kind === 'once' ? this.#size : this.#size - (this.#size % globalBatchSize);
   }
 
-  /** Record indices of the global batch that begins after `position` consumed samples. */
+  /** Record numbers of the global batch that begins after `position` consumed samples. */
   batch(position: number): GlobalIndices {
     const { kind, globalBatchSize } = this.#options;
-    const indices = new Int32Array(globalBatchSize);
     const epochSize = this.epochSize;
-    for (let i = 0; i < globalBatchSize; i++) {
+    const left = kind === 'once' ? Math.max(0, epochSize - position) : globalBatchSize;
+    const indices = new Int32Array(Math.min(globalBatchSize, left));
+    for (let i = 0; i < indices.length; i++) {
       const sample = position + i;
-      const within = sample % epochSize;
-      indices[i] = kind === 'single' ? within : (this.#permutation(Math.floor(sample / epochSize))[within] as number);
+      indices[i] = this.#at(Math.floor(sample / epochSize), sample % epochSize);
     }
     return { indices, epoch: Math.floor(position / epochSize) };
   }
 
-  #permutation(epoch: number): Int32Array {
-    if (epoch !== this.#epoch) {
-      const { kind, size, seed } = this.#options;
-      this.#order =
-        kind === 'group_by_modality_length'
-          ? groupedOrder(this.#options, seed + epoch)
-          : permutation(size, seed + epoch);
-      this.#epoch = epoch;
-    }
-    return this.#order;
+  #at(epoch: number, within: number): number {
+    const { kind, weights } = this.#options;
+    const inOrder = kind === 'single' || kind === 'once';
+    if (inOrder && weights === undefined) return within;
+    if (epoch !== this.#epoch) this.#order = this.#epochOrder(epoch, !inOrder);
+    this.#epoch = epoch;
+    return this.#order[within]!;
+  }
+
+  #epochOrder(epoch: number, shuffle: boolean): Int32Array {
+    const { kind, sizes, weights, seed, globalBatchSize, lengths, poolBatches } = this.#options;
+    const order =
+      weights === undefined
+        ? permutation(this.#size, seed + epoch)
+        : blendedOrder({ sizes, weights, seed, shuffle }, this.epochSize, epoch);
+    if (kind !== 'group_by_modality_length') return order;
+    if (lengths?.length !== this.#size) throw new Error(`group_by_modality_length needs ${this.#size} lengths`);
+    return groupedOrder(order, { globalBatchSize, lengths, poolBatches }, seed + epoch);
   }
 }
 
-/** An epoch's order of records: whole global batches, grouped by modality and length, in random order. */
+/** Records in the order given, put together into whole global batches of one modality and like length; batches in random order. */
 export function groupedOrder(
-  { size, globalBatchSize, lengths, poolBatches = 1 }: Omit<SamplerOptions, 'kind' | 'seed'>,
+  order: Int32Array,
+  { globalBatchSize, lengths, poolBatches = 1 }: { globalBatchSize: number; lengths: Int32Array; poolBatches?: number },
   seed: number,
 ): Int32Array {
-  if (lengths?.length !== size) throw new Error(`group_by_modality_length needs ${size} lengths`);
-  const order = permutation(size, seed);
   const batches: Int32Array[] = [];
   const rest: number[] = [];
   for (const shown of [true, false]) {
@@ -98,35 +114,4 @@ export function groupedOrder(
     grouped.set(batches[batch]!, at * globalBatchSize);
   });
   return grouped;
-}
-
-/** Fisher–Yates over 0 … size−1, drawn from `seed` alone: the same on every machine. */
-export function permutation(size: number, seed: number): Int32Array {
-  const order = Int32Array.from({ length: size }, (_, i) => i);
-  const random = generator(seed);
-  for (let i = size - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1));
-    const swapped = order[i] as number;
-    order[i] = order[j] as number;
-    order[j] = swapped;
-  }
-  return order;
-}
-
-/** sfc32 (Chris Doty-Humphrey), with 53-bit doubles in [0, 1). */
-export function generator(seed: number): () => number {
-  let a = seed >>> 0;
-  let b = Math.floor(seed / 2 ** 32) >>> 0;
-  let c = 0x9e3779b9;
-  let counter = 1;
-  const next = () => {
-    const value = (a + b + counter) | 0;
-    counter = (counter + 1) | 0;
-    a = b ^ (b >>> 9);
-    b = (c + (c << 3)) | 0;
-    c = (((c << 21) | (c >>> 11)) + value) | 0;
-    return value >>> 0;
-  };
-  for (let i = 0; i < 15; i++) next();
-  return () => ((next() >>> 5) * 2 ** 26 + (next() >>> 6)) / 2 ** 53;
 }

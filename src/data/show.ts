@@ -45,19 +45,22 @@ export async function showRecord(
         found: String(index),
       });
     }
-    const raw = source.dataset.get(index);
-    const example = source.encode(raw);
+    const raw = source.get(index);
+    const example = source.encode(index, raw);
     const tokens = [...example.ids];
     for (const start of example.imageStarts) tokens.fill(IMAGE_POSITION, start, start + options.featuresPerImage);
     const labels = [...example.labels];
     const images: ShownRecord['images'] = [];
     const pixels: Float32Array[] = [];
-    for (const path of source.imagePaths(raw)) {
-      const picture = await source.decode(path);
-      images.push({ path, width: picture.width, height: picture.height });
+    for (const file of source.imageFiles(index, raw)) {
+      const picture = await source.decode(file);
+      images.push({ path: file.name, width: picture.width, height: picture.height });
       pixels.push(source.preprocess(picture));
     }
-    const pieces = shownPieces(renderRecord(raw, source.template, source.name(raw)), source.tokenizer);
+    const pieces = shownPieces(
+      renderRecord(raw, source.template, options, source.nameOf(index, raw)),
+      source.tokenizer,
+    );
     const text = pieces.map((piece) => piece.text).join('');
     return {
       record: { index, id: raw.id, template: source.template.name, text, tokens, labels, images, cut: example.cut },

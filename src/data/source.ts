@@ -1,19 +1,31 @@
-/** The records of a data set as training sees them: checked, encoded with the template, pictures decoded. */
+/** The records of one or several data sets as training sees them: checked, encoded with the template, pictures decoded. */
 import { mistake } from '../errors.ts';
 import type { Sample } from './collate.ts';
-import { type DataRecord, type Dataset, openDataset } from './dataset.ts';
+import { type Dataset, openDataset } from './dataset.ts';
 import { type EncodingOptions, type Example, encodeRecord, imageBrackets, requireTokens } from './example.ts';
-import { type ImageStore, openImageStore } from './image-store.ts';
+import { type ImageFile, type ImageStore, openImageStore } from './image-store.ts';
 import { type Aspect, decode, MAX_BYTES, preprocess } from './images.ts';
+import type { DataRecord } from './parse-record.ts';
 import { isRecordProblem } from './problem.ts';
 import type { Picture } from './resample.ts';
 import { type Compat, findTemplate, type Template } from './templates.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 
+/** One of the sets that a blend is made of. */
+export interface DataSet {
+  dataPath: string;
+  /** Root of the records' image paths; the data file's own folder when null. */
+  imageFolder: string | null;
+  /** Its share of the samples, against the other sets' weights; with null for all, every record comes once an epoch. */
+  weight: number | null;
+}
+
 export interface SourceOptions extends EncodingOptions {
   dataPath: string;
   /** Root of the records' image paths; the data file's own folder when null. */
   imageFolder: string | null;
+  /** Several sets, in place of `dataPath` and `imageFolder`. */
+  blend?: readonly DataSet[];
   tokenizerFolder: string;
   /** Special tokens that the tokenizer is given on top of its own. */
   additionalTokens?: readonly string[];
@@ -30,14 +42,24 @@ export interface SourceOptions extends EncodingOptions {
   maxImagePixels?: number;
 }
 
+/** A set's records and pictures; `first` is the number of its record 0 among those of all sets. */
+interface OpenSet {
+  dataset: Dataset;
+  images: ImageStore;
+  first: number;
+}
+
 export class SampleSource {
-  readonly dataset: Dataset;
-  readonly images: ImageStore;
   readonly tokenizer: Tokenizer;
   readonly template: Template;
   readonly options: SourceOptions;
+  /** Records of each set. */
+  readonly sizes: readonly number[];
+  /** Records of all sets, numbered through. */
+  readonly size: number;
+  readonly #sets: readonly OpenSet[];
 
-  private constructor(options: SourceOptions, dataset: Dataset) {
+  private constructor(options: SourceOptions, datasets: readonly Dataset[]) {
     if (options.aspect === 'keep') {
       throw mistake({
         where: 'model.data.image_aspect_ratio',
@@ -47,58 +69,78 @@ export class SampleSource {
       });
     }
     this.options = options;
-    this.dataset = dataset;
     this.template = findTemplate(options.template, options.templateCompat);
     this.tokenizer = loadTokenizer(options.tokenizerFolder, options.additionalTokens);
     requireTokens(this.template, this.tokenizer);
     if (options.useImStartEnd) imageBrackets(this.tokenizer, options);
-    this.images = openImageStore(options.imageFolder, options.dataPath);
+    this.sizes = datasets.map(({ size }) => size);
+    let first = 0;
+    this.#sets = datasets.map((dataset, at) => {
+      const { dataPath, imageFolder } = options.blend?.[at] ?? options;
+      const set = { dataset, images: openImageStore(imageFolder, dataPath), first };
+      first += dataset.size;
+      return set;
+    });
+    this.size = first;
   }
 
   /** Rejects with a user error where a file, the template or the tokenizer does not serve. */
   static async open(options: SourceOptions): Promise<SampleSource> {
-    const dataset = await openDataset(options.dataPath);
+    const datasets: Dataset[] = [];
     try {
-      return new SampleSource(options, dataset);
+      for (const { dataPath } of options.blend ?? [options]) datasets.push(await openDataset(dataPath));
+      return new SampleSource(options, datasets);
     } catch (error) {
-      dataset.close();
+      for (const dataset of datasets) dataset.close();
       throw error;
     }
   }
 
-  get size(): number {
-    return this.dataset.size;
+  /** What messages call the data as a whole. */
+  get name(): string {
+    return this.#sets.map(({ dataset }) => dataset.path).join(', ');
+  }
+
+  /** The record of that number, checked; its own `index` counts within its set. */
+  get(number: number): DataRecord {
+    const { dataset, first } = this.#setOf(number);
+    return dataset.get(number - first);
   }
 
   /** How messages name a record. */
-  name({ index, id }: { index: number; id: string }): string {
-    return `${this.options.dataPath}, record ${index} (id ${id})`;
+  nameOf(number: number, { index, id }: DataRecord): string {
+    return `${this.#setOf(number).dataset.path}, record ${index} (id ${id})`;
   }
 
-  encode(record: DataRecord): Example {
-    return encodeRecord(record, this.template, this.tokenizer, this.options, this.name(record));
+  encode(number: number, record: DataRecord): Example {
+    return encodeRecord(record, this.template, this.tokenizer, this.options, this.nameOf(number, record));
   }
 
-  /** Files of the record's images, in order. */
-  imagePaths(record: DataRecord): string[] {
-    return record.images.map((image) => this.images.locate(image, this.name(record)));
+  /** The record's pictures, in order. */
+  imageFiles(number: number, record: DataRecord): readonly ImageFile[] {
+    if (record.files !== undefined) return record.files;
+    const { images } = this.#setOf(number);
+    return record.images.map((image) => images.locate(image, this.nameOf(number, record)));
   }
 
-  /** Record `index` encoded, with its pictures decoded. */
-  async sample(index: number): Promise<Sample> {
-    const record = this.dataset.get(index);
-    const example = this.encode(record);
-    const pictures = await Promise.all(this.imagePaths(record).map((path) => this.#picture(path, record)));
-    return { id: record.id, example, pictures };
+  /** A record encoded, with its pictures decoded. */
+  async sample(number: number): Promise<Sample> {
+    const record = this.get(number);
+    const example = this.encode(number, record);
+    const files = this.imageFiles(number, record);
+    try {
+      const pictures = await Promise.all(files.map(async (file) => this.preprocess(await this.decode(file))));
+      return { id: record.id, example, pictures };
+    } catch (error) {
+      if (isRecordProblem(error)) error.message = `${this.nameOf(number, record)}: ${error.message}`;
+      throw error;
+    }
   }
 
-  /** RGB bytes of an image that `imagePaths` gave. */
-  async decode(path: string): Promise<Picture> {
-    return decode(
-      await this.images.read(path, this.options.maxImageBytes ?? MAX_BYTES),
-      path,
-      this.options.maxImagePixels,
-    );
+  /** RGB bytes of an image that `imageFiles` gave. */
+  async decode(file: ImageFile): Promise<Picture> {
+    const bytes = await file.read(this.options.maxImageBytes ?? MAX_BYTES);
+    return decode(bytes, file.name, this.options.maxImagePixels);
   }
 
   /** [3, S, S] as the vision tower takes it. */
@@ -107,17 +149,13 @@ export class SampleSource {
     return preprocess(picture, { imageSize, aspect, mean, std });
   }
 
-  async #picture(path: string, record: DataRecord): Promise<Float32Array> {
-    try {
-      return this.preprocess(await this.decode(path));
-    } catch (error) {
-      if (isRecordProblem(error)) error.message = `${this.name(record)}: ${error.message}`;
-      throw error;
-    }
+  close(): void {
+    for (const { dataset } of this.#sets) dataset.close();
   }
 
-  close(): void {
-    this.dataset.close();
-    this.images.close();
+  #setOf(number: number): OpenSet {
+    const set = this.#sets.findLast(({ first }) => first <= number);
+    if (set === undefined || number >= this.size) throw new RangeError(`record ${number} of ${this.size}`);
+    return set;
   }
 }

@@ -40,7 +40,7 @@ function buffers({ microBatches }: GlobalBatch): ArrayBuffer[] {
 async function run(): Promise<void> {
   const pipeline = await Pipeline.open(options);
   try {
-    post({ type: 'open', size: pipeline.source.size });
+    post({ type: 'open', size: pipeline.size });
     let position = consumedSamples;
     while (!closed) {
       if (credit === 0) {

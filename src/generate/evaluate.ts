@@ -1,7 +1,7 @@
 /** `neva evaluate`: how well a model knows a data set with answers. Nothing is learned from it. */
 import type { NevaConfig } from '../config/index.ts';
 import { collate, type Sample } from '../data/collate.ts';
-import type { DataRecord } from '../data/dataset.ts';
+import type { DataRecord } from '../data/parse-record.ts';
 import { SampleSource } from '../data/source.ts';
 import type { Engine } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
@@ -74,7 +74,7 @@ export async function evaluate(config: NevaConfig, request: EvaluateRequest): Pr
       sums.loss += known.loss;
       sums.labels += known.labels;
       sums.right += known.right;
-      const record = source.dataset.get(index);
+      const record = source.get(index);
       for (const { question, wanted } of request.answers ? questions(record, sample) : []) {
         const { text } = await answer(question);
         const exact = text === wanted.trim();

@@ -17,13 +17,19 @@ export function dataOptions(
   { vision, tokenizerFolder, visionFolder }: DataModel,
 ): DataOptions {
   const { data } = m;
-  if (!data.data_path) {
-    throw mistake({ where: 'model.data.data_path', problem: 'not set', fix: 'model.data.data_path=FILE.json' });
-  }
+  const blend = data.blend?.map((set, at) => ({
+    dataPath: required(set.data_path, `model.data.blend[${at}].data_path`),
+    imageFolder: set.image_folder ?? data.image_folder,
+    weight: set.weight,
+  }));
+  const dataPath = blend
+    ? blend.map((set) => set.dataPath).join(', ')
+    : required(data.data_path, 'model.data.data_path');
   const statistics = visionFolder ? imageStatistics(visionFolder) : null;
   return {
-    dataPath: data.data_path,
+    dataPath,
     imageFolder: data.image_folder,
+    ...(blend ? { blend } : {}),
     tokenizerFolder,
     additionalTokens: m.tokenizer.additional_special_tokens ?? [],
     template: data.conv_template,
@@ -34,14 +40,36 @@ export function dataOptions(
     aspect: data.image_aspect_ratio,
     ...(statistics ? { imageMean: statistics.mean, imageStd: statistics.std } : {}),
     useImStartEnd: m.mm_cfg.use_im_start_end,
+    imageToFront: data.sep_image_conv_front,
     microBatchSize: m.micro_batch_size,
     globalBatchSize: m.global_batch_size,
     dataParallelRank: 0,
     dataParallelSize: 1,
     seed: m.seed,
     dataloaderType: data.dataloader_type,
+    poolBatches: data.group_pool_batches,
+    ...(data.validation_fraction > 0 ? { part: 'train', validationFraction: data.validation_fraction } : {}),
     prefetchBatches: data.prefetch_batches,
     onError: data.on_error,
     maxBadFraction: data.max_bad_fraction,
+    checkAtStart: data.check_at_start,
   };
+}
+
+/** What a run validates on: records of their own, those that training leaves out, or (null) nothing. */
+export function validationOptions({ model: { data } }: NevaConfig, training: DataOptions): DataOptions | null {
+  const { blend: _, part: __, ...rest } = training;
+  if (data.validation_data_path !== null) {
+    return {
+      ...rest,
+      dataPath: data.validation_data_path,
+      imageFolder: data.validation_image_folder ?? data.image_folder,
+    };
+  }
+  return data.validation_fraction > 0 ? { ...training, part: 'validation' } : null;
+}
+
+function required(path: string | null, where: string): string {
+  if (path) return path;
+  throw mistake({ where, problem: 'not set', fix: `${where}=FILE.json` });
 }

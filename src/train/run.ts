@@ -11,7 +11,7 @@ import { makeMesh, meshTable } from '../parallel/mesh.ts';
 import type { Report } from '../report/report.ts';
 import { markFinished, type RunFolder } from '../report/run_folder.ts';
 import { type Assembled, assemble } from './assemble.ts';
-import { dataOptions } from './data_options.ts';
+import { dataOptions, validationOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
 import { openOptimizer } from './open_optimizer.ts';
 import type { Recompute } from './recompute.ts';
@@ -112,7 +112,8 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
   });
 
   const saving = openSaving({ stage, engine, config, run, report, group, assembled, data, optimizer });
-  const validation = config.model.data.validation_data_path;
+  const validation = validationOptions(config, data);
+  const { validation_drop_last: dropLast } = config.model.data;
   const { trainer } = config;
   try {
     const result = await trainLoop(
@@ -126,8 +127,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
         reduction,
         report: { ...report, stop: AbortSignal.any([report.stop, saving.failed]) },
         save: config.exp_manager.create_checkpoint_callback ? saving.save : async () => {},
-        validate: () =>
-          validate(engine, model, { ...data, dataPath: validation! }, trainer.limit_val_batches ?? 50, group),
+        validate: () => validate(engine, model, validation!, trainer.limit_val_batches ?? 50, group, dropLast),
       },
       {
         maxSteps,

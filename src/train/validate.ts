@@ -1,4 +1,4 @@
-/** Loss on a data set of its own, without learning from it. */
+/** Loss on records that are not trained on. */
 import { type DataOptions, openLoader } from '../data/loader.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { NevaModel } from '../model/neva.ts';
@@ -7,7 +7,7 @@ import { forwardOnly } from './walk.ts';
 
 /**
  * Mean loss over the labelled tokens of the first `limit` global batches (below 1: of that share of the records), read in
- * order. Each rank of `group` takes its share of every batch, and gets the mean over all.
+ * order; with `dropLast` an incomplete last batch is left out. Each rank of `group` takes its share of every batch, and gets the mean over all.
  */
 export async function validate(
   engine: Engine,
@@ -15,9 +15,12 @@ export async function validate(
   data: DataOptions,
   limit: number,
   group: Group,
+  dropLast: boolean,
 ): Promise<number> {
-  const loader = await openLoader({ ...data, dataloaderType: 'single' }, { consumedSamples: 0 });
-  const all = Math.ceil(loader.size / data.globalBatchSize);
+  const loader = await openLoader({ ...data, dataloaderType: 'once', checkAtStart: 0 }, { consumedSamples: 0 });
+  const whole = Math.floor(loader.size / data.globalBatchSize);
+  // An incomplete batch that is all there is, is not left out.
+  const all = dropLast && whole > 0 ? whole : Math.ceil(loader.size / data.globalBatchSize);
   let left = Math.min(all, limit < 1 ? Math.max(1, Math.round(limit * all)) : limit);
   let loss = 0;
   let tokens = 0;

@@ -6,8 +6,9 @@ import { after, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { openDataset } from '../../src/data/dataset.ts';
+import { generator, permutation } from '../../src/data/permutation.ts';
 import { openRecords } from '../../src/data/records.ts';
-import { generator, groupedOrder, permutation, Sampler } from '../../src/data/sampler.ts';
+import { groupedOrder, Sampler } from '../../src/data/sampler.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-dataset-'));
 after(() => rmSync(folder, { recursive: true }));
@@ -157,7 +158,7 @@ test('a permutation is one, depends on the seed alone, and is close to uniform',
 
 test('the sampler is a pure function of its position', () => {
   for (const kind of ['cyclic', 'single'] as const) {
-    const options = { kind, size: 23, globalBatchSize: 5, seed: 3 };
+    const options = { kind, sizes: [23], globalBatchSize: 5, seed: 3 };
     const forward = new Sampler(options);
     const batches = Array.from({ length: 14 }, (_, i) => forward.batch(i * 5));
     for (let i = 13; i >= 0; i--) assert.deepEqual(new Sampler(options).batch(i * 5), batches[i]);
@@ -169,7 +170,7 @@ test('grouping: every record at most once, one modality and similar lengths in a
   const random = generator(5);
   const lengths = Int32Array.from({ length: size }, (_, i) => Math.ceil(random() * 900 + 1) * (i % 3 === 0 ? -1 : 1));
   const spread = (poolBatches: number) => {
-    const order = groupedOrder({ size, globalBatchSize: 8, lengths, poolBatches }, 1);
+    const order = groupedOrder(permutation(size, 1), { globalBatchSize: 8, lengths, poolBatches }, 1);
     assert.equal(order.length, 1000);
     assert.equal(new Set(order).size, 1000);
     let mixed = 0;
@@ -184,7 +185,7 @@ test('grouping: every record at most once, one modality and similar lengths in a
   };
   assert.ok(spread(16) * 5 < spread(1));
   assert.notDeepEqual(
-    groupedOrder({ size, globalBatchSize: 8, lengths }, 1),
-    groupedOrder({ size, globalBatchSize: 8, lengths }, 2),
+    groupedOrder(permutation(size, 1), { globalBatchSize: 8, lengths }, 1),
+    groupedOrder(permutation(size, 2), { globalBatchSize: 8, lengths }, 2),
   );
 });

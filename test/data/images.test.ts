@@ -7,10 +7,10 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import fc from 'fast-check';
 import { CLIP_MEAN, CLIP_STD, decode, decodeFile, loadImage, preprocess } from '../../src/data/images.ts';
+import { generator } from '../../src/data/permutation.ts';
 import { resampleJob } from '../../src/data/resample.ts';
 import { normalizeScalar, resampleScalar } from '../../src/data/resample-scalar.ts';
 import { resampleVector } from '../../src/data/resample-vector.ts';
-import { generator } from '../../src/data/sampler.ts';
 import { packageRoot } from '../../src/root.ts';
 
 const fixtures = join(packageRoot, 'test', 'fixtures', 'data');

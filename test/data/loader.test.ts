@@ -147,6 +147,83 @@ test('grouping by modality keeps pictures and text apart', async () => {
   assert.deepEqual((await take(given, 24, 4)).batches, batches.slice(6));
 });
 
+test('a blend is the same global order for any number of ranks, and goes on from a position', async () => {
+  const blend = [
+    {
+      dataPath: write(
+        'a.json',
+        Array.from({ length: 13 }, (_, i) => record(i)),
+      ),
+      weight: 1,
+    },
+    {
+      dataPath: write(
+        'b.json',
+        Array.from({ length: 5 }, (_, i) => ({ ...record(i), id: `b${i}` })),
+      ),
+      weight: 1,
+    },
+  ].map((set) => ({ ...set, imageFolder: join(fixtures, 'images') }));
+  const alone = await take(options({ blend }), 0, 7);
+  assert.equal(alone.size, 18);
+  const drawn = names(alone.batches.slice(0, 4)).flat();
+  assert.equal(drawn.filter((id) => id.startsWith('b')).length, 8);
+  const ranks = await Promise.all(
+    [0, 1].map((dataParallelRank) => take(options({ blend, dataParallelRank, dataParallelSize: 2 }), 0, 7)),
+  );
+  alone.batches.forEach(({ microBatches }, step) => {
+    assert.deepEqual(
+      ranks.map(({ batches }) => batches[step]?.microBatches[0]),
+      microBatches,
+    );
+  });
+  assert.deepEqual((await take(options({ blend }), 20, 2)).batches, alone.batches.slice(5));
+});
+
+test('held-out records are never trained on, and are validated on once each', async () => {
+  const dataPath = write(
+    'many.json',
+    Array.from({ length: 40 }, (_, i) => record(i)),
+  );
+  const given = { dataPath, validationFraction: 0.15 };
+  const held = await take(options({ ...given, part: 'validation', dataloaderType: 'once' }), 0, 2);
+  assert.equal(held.size, 6);
+  const heldOut = names(held.batches).flat();
+  assert.equal(new Set(heldOut).size, 6);
+  assert.deepEqual(
+    held.batches.map(({ consumedSamples }) => consumedSamples),
+    [4, 6],
+  );
+  for (const seed of [7, 8]) {
+    const trained = await take(options({ ...given, part: 'train', seed }), 0, 16);
+    assert.equal(trained.size, 34);
+    const seen = new Set(names(trained.batches).flat());
+    // Two of every epoch sit out with its incomplete last batch.
+    assert.ok(seen.size >= 32);
+    for (const id of heldOut) assert.ok(!seen.has(id), id);
+  }
+});
+
+test('a replacement is not taken from the held-out records', async () => {
+  const records = Array.from({ length: 40 }, (_, i) => (i % 2 ? record(i) : { ...record(i), image: 'none.png' }));
+  const given = { dataPath: write('half.json', records), validationFraction: 0.2, onError: 'replace' } as const;
+  const held = await take(options({ ...given, part: 'validation', dataloaderType: 'once', onError: 'skip' }), 0, 2);
+  const trained = await take(options({ ...given, part: 'train', dataloaderType: 'single' }), 0, 8);
+  const seen = new Set(names(trained.batches).flat());
+  for (const id of names(held.batches).flat()) assert.ok(!seen.has(id), id);
+});
+
+test('records are tried before training starts', async () => {
+  const records = Array.from({ length: 40 }, (_, i) => (i < 20 ? record(i) : { ...record(0), image: 'none.png' }));
+  const given = options({ dataPath: write('late.json', records), dataloaderType: 'single', checkAtStart: 8 });
+  await assert.rejects(openLoader(given, { consumedSamples: 0 }), { userError: true, message: /none\.png/ });
+  await assert.rejects(openLoader({ ...given, onError: 'skip', maxBadFraction: 0.2 }, { consumedSamples: 0 }), {
+    userError: true,
+    message: /0\.2 of 8 records[\s\S]*image_missing 4/,
+  });
+  assert.equal((await take({ ...given, onError: 'skip', maxBadFraction: 0.5 }, 0, 1)).batches.length, 1);
+});
+
 const spoiled = Array.from({ length: 8 }, (_, i) => (i === 2 ? { ...record(2), image: 'none.png' } : record(i)));
 
 test('a bad record ends the run with a user error that names file, record and picture', async () => {

@@ -39,16 +39,16 @@ test('pictures are read out of an archive by the names they were packed under', 
     ['./a.png', 'rgb.png'],
     [long, 'photo.jpg'],
   ] as const) {
-    const bytes = await store.read(store.locate(name, 'record'), 1 << 20);
+    const bytes = await store.locate(name, 'record').read(1 << 20);
     assert.ok(Buffer.from(bytes).equals(readFileSync(join(images, source))), name);
   }
-  await assert.rejects(store.read(store.locate('none.png', 'record'), 100), { kind: 'image_missing' });
-  await assert.rejects(store.read(store.locate('link.png', 'record'), 100), { kind: 'image_missing' });
-  await assert.rejects(store.read(store.locate('a.png', 'record'), 100), { kind: 'image_too_large' });
+  await assert.rejects(store.locate('none.png', 'record').read(100), { kind: 'image_missing' });
+  await assert.rejects(store.locate('link.png', 'record').read(100), { kind: 'image_missing' });
+  await assert.rejects(store.locate('a.png', 'record').read(100), { kind: 'image_too_large' });
   for (const name of ['../a.png', '/a.png', 'b/../../a.png', 'https://host/a.png']) {
     assert.throws(() => store.locate(name, 'record'), { kind: 'image_outside' }, name);
   }
-  assert.equal(store.stamp(store.locate('none.png', 'record')), null);
+  assert.equal(store.locate('none.png', 'record').stamp(), null);
 });
 
 test('what is no archive is refused by name', () => {

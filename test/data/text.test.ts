@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { encodePrompt, encodeRecord, requireTokens } from '../../src/data/example.ts';
+import { encodePrompt, encodeRecord, renderRecord, requireTokens } from '../../src/data/example.ts';
 import { fromSentencePiece } from '../../src/data/sentencepiece.ts';
 import { findTemplate, IMAGE_TAG, placeImages, type Turn, templateNames } from '../../src/data/templates.ts';
 import { loadTokenizer, makeTokenizer, type Tokenizer } from '../../src/data/tokenizer.ts';
@@ -121,6 +121,47 @@ test("NeMo's form: whole conversations as one SentencePiece text", () => {
     const { ids, labels } = encode(row, tokenizer, findTemplate(row.template, 'nemo'));
     assert.deepEqual({ ids, labels }, { ids: row.ids, labels: row.labels }, JSON.stringify([row.template, row.turns]));
   }
+});
+
+test('sep_image_conv_front puts the picture before the speaker', () => {
+  const tokenizer = tokenizers.new as Tokenizer;
+  const turns = asTurns([
+    ['human', 'What is this?\n<image>'],
+    ['gpt', 'A dog.'],
+  ]);
+  const record = { index: 0, id: '0', images: ['a.png'], turns };
+  const front = { ...options, imageToFront: true };
+  // NeMo: tag, separator and speaker of its default conversation, then the words.
+  const nemo = renderRecord(record, findTemplate('llama_2', 'nemo'), front, 'r');
+  const text = nemo.map((segment) => segment.text).join('');
+  assert.ok(text.includes('<</SYS>>\n\n<image> USER: What is this? [/INST]'), text);
+  const same = {
+    ...record,
+    turns: asTurns([
+      ['human', '<image> USER: What is this?'],
+      ['gpt', 'A dog.'],
+    ]),
+  };
+  assert.deepEqual(
+    encodeRecord(record, findTemplate('v1', 'nemo'), tokenizer, front, 'r'),
+    encodeRecord(same, findTemplate('v1', 'nemo'), tokenizer, options, 'r'),
+  );
+  const later = asTurns([
+    ['human', 'Look.'],
+    ['gpt', 'Where?'],
+    ['human', '<image>'],
+    ['gpt', 'A dog.'],
+  ]);
+  const late = { ...record, turns: later };
+  assert.throws(() => encodeRecord(late, findTemplate('v1'), tokenizer, front, 'r'), { kind: 'record' });
+  // A record without a picture has nothing to move.
+  encodeRecord(
+    { ...late, images: [], turns: later.map((turn) => ({ ...turn, text: 'x' })) },
+    findTemplate('v1'),
+    tokenizer,
+    front,
+    'r',
+  );
 });
 
 test('a template whose tokens the vocabulary lacks is refused, and they can be added', () => {

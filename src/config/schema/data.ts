@@ -1,18 +1,39 @@
-import { bool, choice, float, int, list, noEffect, path, refused, section, str } from './field.ts';
+import { bool, choice, float, int, list, noEffect, path, refused, section, sections, str } from './field.ts';
 
 /** model.data */
 export const data = section('Training data', {
-  data_path: path(null, 'Conversations: a LLaVA .json or a .jsonl file'),
-  image_folder: path(null, 'Where the pictures are: a folder or a .tar file'),
-  validation_data_path: path(
+  data_path: path(
     null,
-    'Conversations to validate on; null takes a slice of the training data, as NeMo does',
+    'Conversations: a LLaVA .json or .jsonl file (or .gz of one), or WebDataset shards like "s/{00..99}.tar"',
+  ),
+  image_folder: path(null, 'Where the pictures are: a folder or a .tar file'),
+  validation_data_path: path(null, 'Conversations to validate on, of the same forms as data_path'),
+  validation_image_folder: path(null, 'Where their pictures are; null is image_folder'),
+  validation_fraction: float(
+    0,
+    'Share of the training records that is held out to validate on: the same ones in every run, never trained on',
+    { min: 0, max: 0.5 },
   ),
   conv_template: choice(
-    ['plain', 'v1', 'llama_2', 'nvgpt', 'nv_steerlm', 'nv_dpo', 'mistral', 'llama_3'],
+    [
+      'plain',
+      'v1',
+      'llama_2',
+      'llava_llama_2',
+      'v0',
+      'llava_v1',
+      'mpt',
+      'chatml_direct',
+      'mistral',
+      'mistral_instruct',
+      'llama_3',
+      'nvgpt',
+      'nv_steerlm',
+      'nv_dpo',
+    ],
     'plain',
     'How a conversation is written out as text',
-    { synonyms: { vicuna_v1: 'v1' } },
+    { synonyms: { vicuna_v1: 'v1', llava_v0: 'v0', chatml: 'chatml_direct' } },
   ),
   template_compat: choice(
     ['nemo', 'llava'],
@@ -32,7 +53,27 @@ export const data = section('Training data', {
   }),
   lazy_preprocess: bool(true, 'Tokenize when needed', { ...noEffect('records are always tokenized when needed') }),
   sep_image_conv_front: bool(false, 'Move the picture to the front of the first turn'),
-  dataloader_type: choice(['cyclic', 'single'], 'cyclic', 'Shuffle every epoch anew, or read once in order'),
+  dataloader_type: choice(
+    ['cyclic', 'single', 'group_by_modality_length'],
+    'cyclic',
+    'Shuffle every epoch anew, read in order, or shuffle batches of like records (with pictures or without, of like length)',
+  ),
+  group_pool_batches: int(
+    1,
+    'With group_by_modality_length: global batches that are sorted by length together; 1 as LLaVA, more for less padding',
+    { min: 1 },
+  ),
+  blend: sections(
+    section('One of the sets that are mixed', {
+      data_path: path(null, 'Its conversations, of the same forms as model.data.data_path'),
+      image_folder: path(null, 'Where its pictures are; null is model.data.image_folder'),
+      weight: float(null, 'Its share of the samples, against the weights of the others', {
+        min: 0,
+        exclusiveMin: true,
+      }),
+    }),
+    'Several sets in place of data_path, e.g. [{data_path: a.json, weight: 0.7}, {data_path: b.json, weight: 0.3}]; without weights each record comes once an epoch',
+  ),
   num_workers: int(2, 'Threads that read and decode ahead', { min: 0 }),
   prefetch_batches: int(2, 'Global batches to prepare ahead', { min: 0 }),
   on_error: choice(
@@ -44,6 +85,11 @@ export const data = section('Training data', {
     min: 0,
     max: 1,
   }),
+  check_at_start: int(
+    32,
+    'Records, spread over the data, that are read and decoded before training starts; 0 checks none',
+    { min: 0 },
+  ),
   packed_sequence: bool(false, 'Pack several records into one sequence'),
   data_prefix: path(null, "Prefix of NeMo's packed files", {
     ...refused('set model.data.packed_sequence=true with model.data.data_path; records are packed on the fly'),

@@ -32,6 +32,8 @@ export interface Field<T> {
   readonly synonyms?: Readonly<Record<string, string | number>>;
   /** Elements of a list. */
   readonly items?: Field<unknown>;
+  /** Elements of a list that are mappings with keys of their own. */
+  readonly each?: Section<Fields>;
   readonly length?: number;
   /** A string that names something on disk (completed as a path, `~` is expanded by nobody). */
   readonly path?: boolean;
@@ -151,6 +153,15 @@ export function list<T>(items: Field<T>, value: T[], help: string, options: Null
 export function list<T>(items: Field<T>, value: T[], help: string, options?: FieldOptions): Field<T[]>;
 export function list<T>(items: Field<T>, value: T[] | null, help: string, options: FieldOptions = {}) {
   return field('list', value, help, options, { items });
+}
+
+/** A list of mappings, each with the keys of `each`; null unless given. */
+export function sections<const F extends Fields>(
+  each: Section<F>,
+  help: string,
+  options: FieldOptions = {},
+): Field<Infer<Section<F>>[] | null> {
+  return field<Infer<Section<F>>[] | null>('list', null, help, options, { each });
 }
 
 /** A mapping whose keys are nobody's business here: variables for interpolation, a launcher's own settings. */
