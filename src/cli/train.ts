@@ -124,7 +124,7 @@ async function trainStage(
     throw error;
   } finally {
     stop.release();
-    close();
+    await close();
   }
 }
 
@@ -162,7 +162,7 @@ async function openReport(
   config: NevaConfig,
   run: RunFolder,
   rank: number,
-): Promise<{ report: Omit<Report, 'stop'>; close: () => void }> {
+): Promise<{ report: Omit<Report, 'stop'>; close: () => Promise<void> }> {
   const [{ openLog }, { MetricsWriter }, { Progress }, { TensorboardWriter }] = await Promise.all([
     import('../report/log.ts'),
     import('../report/metrics.ts'),
@@ -173,7 +173,7 @@ async function openReport(
     // Rank 0 speaks for all, and writes the figures; the log has every rank's lines.
     const progress = new Progress({ stream: new Writable({ write: (_piece, _encoding, done) => done() }), bar: false });
     const metrics = { step() {}, validation() {} };
-    return { report: { log: openLog(run.logFile, () => {}, rank), progress, metrics }, close() {} };
+    return { report: { log: openLog(run.logFile, () => {}, rank), progress, metrics }, async close() {} };
   }
   const progress = new Progress({
     stream: process.stderr,
@@ -184,5 +184,14 @@ async function openReport(
     ? new TensorboardWriter(join(run.dir, 'tb'), run.resumedStep + 1)
     : null;
   const metrics = new MetricsWriter(run.metricsFile, run.resumedStep, events);
-  return { report: { log, progress, metrics }, close: () => metrics.close() };
+  const close = async () => {
+    metrics.close();
+    const { writeHtmlReport } = await import('../report/html.ts');
+    try {
+      writeHtmlReport(run.dir);
+    } catch (error) {
+      log.warn(`report.html was not written: ${(error as Error).message}`);
+    }
+  };
+  return { report: { log, progress, metrics }, close };
 }

@@ -38,7 +38,7 @@ export interface RunRecord extends Start {
   earlier: Start[];
 }
 
-const FILE = 'run.json';
+export const RECORD_FILE = 'run.json';
 
 /** Writes the record of this start; records of earlier starts in the same folder are kept. */
 export function recordStart(
@@ -55,7 +55,7 @@ export function recordStart(
     ranks: number;
   },
 ): void {
-  const file = join(dir, FILE);
+  const file = join(dir, RECORD_FILE);
   const earlier: Start[] = [];
   if (existsSync(file)) {
     const { format: _, earlier: before, ...last } = readRecord(dir);
@@ -83,18 +83,18 @@ export function recordStart(
 
 /** The record in the folder of a run; throws a user error where there is none. */
 export function readRecord(dir: string): RunRecord {
-  const file = join(dir, FILE);
+  const file = join(dir, RECORD_FILE);
   const complain = (problem: string, found: string) =>
-    mistake({ where: dir, problem, expected: `the folder of a run, which holds ${FILE}`, found });
+    mistake({ where: dir, problem, expected: `the folder of a run, which holds ${RECORD_FILE}`, found });
   if (!existsSync(dir)) throw complain('there is no such folder', 'nothing');
-  if (!existsSync(file)) throw complain(`there is no ${FILE} in it`, 'a folder of another kind');
+  if (!existsSync(file)) throw complain(`there is no ${RECORD_FILE} in it`, 'a folder of another kind');
   try {
     const record = JSON.parse(readFileSync(file, 'utf8')) as RunRecord;
     if (record.format === 1 && Array.isArray(record.command) && Array.isArray(record.earlier)) return record;
   } catch {
     // Told below.
   }
-  throw complain(`its ${FILE} cannot be read`, 'a damaged file, or one of another version of neva');
+  throw complain(`its ${RECORD_FILE} cannot be read`, 'a damaged file, or one of another version of neva');
 }
 
 /** Milliseconds for git on a slow disk; a run does not wait longer for its record. */
