@@ -99,15 +99,15 @@ function tables(dir: string, steps: readonly StepMetrics[]): string {
   return [
     table('What came out', outcome),
     made.length > 0 ? table('Started', made) : '',
-    asked.length > 0 ? `<h2>Overrides</h2><pre>${escape(asked.join('\n'))}</pre>` : '',
+    asked.length > 0 ? `<h2>Overrides</h2><pre>${escapeHtml(asked.join('\n'))}</pre>` : '',
   ].join('\n');
 }
 
 const table = (title: string, rows: readonly [string, string][]) =>
-  `<h2>${title}</h2><table>${rows.map(([name, value]) => `<tr><th>${escape(name)}</th><td>${escape(value)}</td></tr>`).join('')}</table>`;
+  `<h2>${title}</h2><table>${rows.map(([name, value]) => `<tr><th>${escapeHtml(name)}</th><td>${escapeHtml(value)}</td></tr>`).join('')}</table>`;
 
 const ENTITIES: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
-const escape = (text: string) => text.replace(/[&<>"]/g, (letter) => ENTITIES[letter]!);
+const escapeHtml = (text: string) => text.replace(/[&<>"]/g, (letter) => ENTITIES[letter]!);
 
 /** JSON inside a script element must not be able to end it. */
 const embedded = (value: unknown) => JSON.stringify(value).replaceAll('<', '\\u003c');
@@ -120,7 +120,7 @@ function page(title: string, body: string, x: readonly number[], charts: readonl
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>${escape(title)}</title>
+<title>${escapeHtml(title)}</title>
 <style>
 ${style}
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }
@@ -128,7 +128,7 @@ h1 { font-size: 1.2em; overflow-wrap: anywhere; } h2 { font-size: 1em; margin-to
 th { text-align: left; font-weight: normal; color: #666; padding-right: 2em; vertical-align: top; white-space: nowrap; }
 td, pre { font-family: ui-monospace, monospace; font-size: 0.9em; overflow-wrap: anywhere; }
 </style>
-<h1>${escape(title)}</h1>
+<h1>${escapeHtml(title)}</h1>
 ${body}
 <div id="charts"></div>
 <script>${library}</script>
