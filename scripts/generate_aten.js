@@ -42,7 +42,7 @@ function functionFor(name, schema) {
     .filter((item) => item !== '*' && item !== '')
     .map(parameter);
   const inPlace = returns.includes('!') || returns === '()';
-  const many = returns.startsWith('Tensor[]') || returns.startsWith('(');
+  const many = /^Tensor(?:\([^)]*\))?\[\]/.test(returns) || returns.startsWith('(');
   // aten::add_.Tensor → addTensor_: PyTorch's mark of an in-place operator stays last.
   const [, base, mark, overload = ''] = /^\w+::(\w+?)(_?)(?:\.(\w+))?$/.exec(name);
   const camel = base.replace(/(?!^)_+(\w)/g, (_, letter) => letter.toUpperCase());

@@ -1,10 +1,11 @@
-/** `neva data check` and `neva data show`: what a training run would read, before it reads it. */
+/** `neva data check`, `show` and `pack`: what a training run would read, before it reads it. */
 import { createHash } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { NevaConfig } from '../config/index.ts';
+import { PACKING_ALGORITHMS, type PackingAlgorithm } from '../data/packing.ts';
 import { mistake } from '../errors.ts';
 import { addConfigFlags, type ConfigFlags, composeOrShow, tellNotices } from './hydra.ts';
 
@@ -31,6 +32,25 @@ export function define(command: Command): void {
       await tellNotices(composed, 'inference');
       await show(composed.config, flags);
     });
+  addConfigFlags(
+    command
+      .command('pack')
+      .description(
+        'lay records together in packs for model.data.packed_sequence=true; records and pictures stay where they are',
+      ),
+  )
+    .requiredOption('--out <prefix>', 'writes PREFIX.packs.jsonl; train with model.data.data_prefix=PREFIX')
+    .addOption(
+      new Option('--algorithm <name>', 'which records share a pack')
+        .choices(PACKING_ALGORITHMS)
+        .default('first_fit_shuffle'),
+    )
+    .action(async (overrides: string[], flags: ConfigFlags & PackFlags) => {
+      const composed = await composeOrShow('neva_pretrain', overrides, flags);
+      if (!composed) return;
+      await tellNotices(composed, 'inference');
+      await packData(composed.config, flags);
+    });
 }
 
 interface CheckFlags {
@@ -43,6 +63,11 @@ interface ShowFlags {
   index: number;
   json?: boolean;
   pixels?: string;
+}
+
+interface PackFlags {
+  out: string;
+  algorithm: PackingAlgorithm;
 }
 
 function count(value: string): number {
@@ -98,6 +123,22 @@ async function progressBar(): Promise<{ update: (done: number, total: number) =>
     },
     stop: () => bar.stop(),
   };
+}
+
+async function packData(config: NevaConfig, { out, algorithm }: PackFlags): Promise<void> {
+  const options = await runOptions(config);
+  const { writePacks } = await import('../data/pack_index.ts');
+  const progress = await progressBar();
+  const seed = config.model.seed;
+  const { path, header, problems } = await writePacks(options, out, { algorithm, seed }, progress.update).finally(
+    progress.stop,
+  );
+  for (const { message } of problems) console.error(message);
+  const left = header.left_out > 0 ? `, ${header.left_out} records left out` : '';
+  console.log(
+    `${header.records} records in ${header.packs} packs of ${header.encoder_seq_length} positions, ` +
+      `${(100 * header.packing_efficiency).toFixed(1)} % full${left}: ${path}`,
+  );
 }
 
 async function show(config: NevaConfig, flags: ShowFlags): Promise<void> {

@@ -40,7 +40,7 @@ export const verbs: readonly Verb[] = [
   },
   {
     name: 'data',
-    help: 'check what a run would read; show a record as the model sees it',
+    help: 'check what a run would read; show a record as the model sees it; pack records ahead of a run',
     load: () => import('./data.ts'),
   },
   {

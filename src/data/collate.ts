@@ -50,6 +50,8 @@ export function collate(
     length,
     ids,
     lengths,
+    packed: null,
+    room: batch * length,
     labelRows: Int32Array.from(labelRows),
     labelTargets: Int32Array.from(labelTargets),
     pixels,
@@ -58,4 +60,26 @@ export function collate(
     imageRows,
     records: samples.map(({ id }) => id),
   };
+}
+
+/** Samples that lie one after the other in one row: no position is padding. `room`: see MicroBatch. */
+export function collatePacked(samples: readonly Sample[], room: number, options: CollateOptions): MicroBatch {
+  const lengths = Int32Array.from(samples, ({ example }) => example.ids.length);
+  const starts: number[] = [];
+  let length = 0;
+  for (const each of lengths) {
+    starts.push(length);
+    length += each;
+  }
+  const joined: Int32Array = new Int32Array(length);
+  const labels = new Int32Array(length);
+  samples.forEach(({ example }, i) => {
+    joined.set(example.ids, starts[i]!);
+    labels.set(example.labels, starts[i]!);
+    labels[starts[i]!] = IGNORE; // the first position has no predecessor: the one before belongs to another record
+  });
+  const imageStarts = samples.flatMap(({ example }, i) => example.imageStarts.map((start) => start + starts[i]!));
+  const pictures = samples.flatMap((sample) => sample.pictures);
+  const one = { id: '', example: { ids: joined, labels, imageStarts, cut: 0 }, pictures };
+  return { ...collate([one], options), lengths, packed: lengths, room, records: samples.map(({ id }) => id) };
 }

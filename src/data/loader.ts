@@ -10,7 +10,7 @@ import type { GlobalBatch } from './types.ts';
 export type { DataOptions, MetProblem };
 
 export interface Loader extends AsyncIterable<GlobalBatch> {
-  /** Records of the data set. */
+  /** Records of the data set, or packs where they were made beforehand. */
   readonly size: number;
   /** Called for every record that was skipped or replaced, in the order of the batches handed out. */
   onProblem: ((problem: MetProblem) => void) | null;

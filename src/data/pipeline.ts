@@ -1,14 +1,19 @@
 /** Everything between a position in the order of samples and a batch. Runs inside the loader's worker thread. */
 import { mistake } from '../errors.ts';
-import { collate, type Sample } from './collate.ts';
+import { collate } from './collate.ts';
 import { mapLimited } from './concurrent.ts';
 import { type Part, selectPart } from './held-out.ts';
+import { type Pack, readPacks } from './pack_index.ts';
+import { Packer } from './packer.ts';
 import { isRecordProblem, type ProblemKind } from './problem.ts';
 import { Sampler, type SamplerKind } from './sampler.ts';
-import { SampleSource, type SourceOptions } from './source.ts';
+import { DECODING, SampleSource, type SourceOptions } from './source.ts';
 import type { GlobalBatch, MicroBatch } from './types.ts';
+import { type MetProblem, type UsableOptions, UsableRecords } from './usable.ts';
 
-export interface DataOptions extends SourceOptions {
+export type { MetProblem };
+
+export interface DataOptions extends SourceOptions, UsableOptions {
   microBatchSize: number;
   /** Over all ranks. */
   globalBatchSize: number;
@@ -25,24 +30,15 @@ export interface DataOptions extends SourceOptions {
   /** Global batches kept ready ahead of training. */
   prefetchBatches: number;
   /**
-   * A record that cannot be used: `error` ends the run, `skip` leaves it out of its micro batch,
-   * `replace` takes the next usable record of the file.
+   * Records lie one after the other in rows of at most `maxLength` positions; a micro batch is `microBatchSize` such packs.
+   * They are made from the records of one global batch, so that packing changes no result.
    */
-  onError: 'error' | 'skip' | 'replace';
-  /** With `skip` and `replace`: stop all the same when more than this share of the file's records is bad. Default 1. */
-  maxBadFraction?: number;
+  packed?: boolean;
+  /** Packs made beforehand (pack_index.ts), where the global batch is counted in packs, as NeMo counts. */
+  packPrefix?: string | null;
   /** Records, spread over the data, that are tried before the first batch; none by default. */
   checkAtStart?: number;
 }
-
-/** One record that was not usable, as it was met. */
-export interface MetProblem {
-  kind: ProblemKind;
-  message: string;
-}
-
-/** Pictures decoded at the same time: enough for libuv's four threads, few enough to bound memory. */
-const DECODING = 8;
 
 export class Pipeline {
   readonly source: SampleSource;
@@ -50,9 +46,9 @@ export class Pipeline {
   /** Numbers of the records that this pipeline reads: those of its part. */
   readonly #members: Int32Array;
   readonly #sampler: Sampler;
-  #problems: MetProblem[] = [];
-  /** Bad records met so far, each once however often it came up. */
-  readonly #bad = new Map<number, ProblemKind>();
+  readonly #usable: UsableRecords;
+  readonly #packs: readonly Pack[] | null;
+  readonly #packer: Packer | null;
 
   private constructor(options: DataOptions, source: SampleSource) {
     const { dataloaderType: kind, globalBatchSize, seed, blend, poolBatches } = options;
@@ -60,10 +56,13 @@ export class Pipeline {
     this.source = source;
     const { members, sizes } = selectPart(source.sizes, options.part ?? 'all', options.validationFraction ?? 0);
     this.#members = members;
-    const weights = blend?.map(({ weight }) => weight).filter((weight) => weight !== null);
+    this.#usable = new UsableRecords(options, source.name, members);
+    this.#packs = options.packed && options.packPrefix ? readPacks(options.packPrefix, options, members.length) : null;
+    this.#packer = options.packed ? new Packer(source, options, this.#usable, this.#packs) : null;
+    const weights = this.#packs ? [] : blend?.map(({ weight }) => weight).filter((weight) => weight !== null);
     this.#sampler = new Sampler({
       kind,
-      sizes,
+      sizes: this.#packs ? [this.#packs.length] : sizes,
       // A validation goes through every record once, whatever its share in training.
       ...(weights && weights.length > 0 && kind !== 'once' ? { weights } : {}),
       globalBatchSize,
@@ -91,8 +90,8 @@ export class Pipeline {
       if (pipeline.size < globalBatchSize && !['single', 'once'].includes(options.dataloaderType)) {
         throw mistake({
           where: source.name,
-          problem: 'fewer records than one global batch takes',
-          expected: `at least model.global_batch_size = ${globalBatchSize} records`,
+          problem: `fewer ${pipeline.unit} than one global batch takes`,
+          expected: `at least model.global_batch_size = ${globalBatchSize} ${pipeline.unit}`,
           found: `${pipeline.size}`,
           fix: 'lower model.global_batch_size, or set model.data.dataloader_type=single',
         });
@@ -105,24 +104,20 @@ export class Pipeline {
     }
   }
 
-  /** Records that this pipeline reads. */
+  /** What the sampler counts. */
+  get unit(): 'records' | 'packs' {
+    return this.#packs ? 'packs' : 'records';
+  }
+
+  /** Records that this pipeline reads, or packs that were made beforehand. */
   get size(): number {
-    return this.#members.length;
+    return this.#packs?.length ?? this.#members.length;
   }
 
   /** This rank's share of the global batch that begins after `position` consumed samples. */
   async batch(position: number): Promise<GlobalBatch> {
-    const { microBatchSize, dataParallelRank, dataParallelSize } = this.#options;
     const { indices, epoch } = this.#sampler.batch(position);
-    const microBatches: MicroBatch[] = [];
-    // Dealt out micro batch by micro batch: the global batch is the same whatever the number of ranks.
-    for (
-      let from = dataParallelRank * microBatchSize;
-      from < indices.length;
-      from += microBatchSize * dataParallelSize
-    ) {
-      microBatches.push(await this.#microBatch([...indices.subarray(from, from + microBatchSize)]));
-    }
+    const microBatches = await (this.#packer?.microBatches([...indices]) ?? this.#padded(indices));
     return {
       microBatches,
       labelTokens: microBatches.reduce((sum, { labelRows }) => sum + labelRows.length, 0),
@@ -133,46 +128,40 @@ export class Pipeline {
 
   /** Problems met since the last call. */
   takeProblems(): MetProblem[] {
-    const taken = this.#problems;
-    this.#problems = [];
-    return taken;
+    return this.#usable.takeProblems();
   }
 
   close(): void {
     this.source.close();
   }
 
+  async #padded(indices: Int32Array): Promise<MicroBatch[]> {
+    const { microBatchSize, dataParallelRank, dataParallelSize } = this.#options;
+    const microBatches: MicroBatch[] = [];
+    // Dealt out micro batch by micro batch: the global batch is the same whatever the number of ranks.
+    for (
+      let from = dataParallelRank * microBatchSize;
+      from < indices.length;
+      from += microBatchSize * dataParallelSize
+    ) {
+      microBatches.push(await this.#microBatch([...indices.subarray(from, from + microBatchSize)]));
+    }
+    return microBatches;
+  }
+
   async #microBatch(indices: readonly number[]): Promise<MicroBatch> {
-    const { imageSize, featuresPerImage, onError } = this.#options;
-    const found = await mapLimited(indices, DECODING, (index) => this.#usable(index, onError === 'replace'));
-    const samples = found.filter((sample) => sample !== null);
+    const { imageSize, featuresPerImage } = this.#options;
+    const sample = (number: number) => this.source.sample(number);
+    const found = await mapLimited(indices, DECODING, (index) =>
+      this.#usable.take(index, this.#usable.replaces, sample),
+    );
+    const samples = found.filter((each) => each !== null);
     if (samples.length === 0) {
       // A micro batch cannot be empty: where all of its records are bad, the next good one stands in.
-      const stand = await this.#usable(indices[0] as number, true);
+      const stand = await this.#usable.take(indices[0] as number, true, sample);
       if (stand) samples.push(stand);
     }
     return collate(samples, { imageSize, featuresPerImage, padId: this.source.tokenizer.padId ?? 0 });
-  }
-
-  /** The sample of that member, or null where it is to be skipped; with `replace`, the next usable one in file order. */
-  async #usable(member: number, replace: boolean): Promise<Sample | null> {
-    for (let tried = 0; tried < this.size; tried++) {
-      const number = this.#members[(member + tried) % this.size]!;
-      try {
-        return await this.source.sample(number);
-      } catch (error) {
-        if (this.#options.onError === 'error' || !isRecordProblem(error)) throw error;
-        this.#problems.push({ kind: error.kind, message: error.message });
-        this.#bad.set(number, error.kind);
-        this.#refuseAbove(this.#bad, this.size);
-        if (!replace) return null;
-      }
-    }
-    throw mistake({
-      where: this.source.name,
-      problem: 'not one of its records is usable',
-      fix: 'run `neva data check`',
-    });
   }
 
   /** Tries some records before training has cost anything: with `error` none may be bad, otherwise not too large a share. */
@@ -180,8 +169,9 @@ export class Pipeline {
     const { checkAtStart = 0, dataParallelRank, onError } = this.#options;
     // One rank is enough: its refusal ends all.
     if (dataParallelRank !== 0 || checkAtStart === 0) return;
-    const count = Math.min(checkAtStart, this.size);
-    const tried = Array.from({ length: count }, (_, i) => this.#members[Math.floor((i * this.size) / count)]!);
+    const { length: size } = this.#members;
+    const count = Math.min(checkAtStart, size);
+    const tried = Array.from({ length: count }, (_, i) => this.#members[Math.floor((i * size) / count)]!);
     const bad = new Map<number, ProblemKind>();
     await mapLimited(tried, DECODING, async (number) => {
       try {
@@ -191,21 +181,7 @@ export class Pipeline {
         bad.set(number, error.kind);
       }
     });
-    this.#refuseAbove(bad, count);
-  }
-
-  #refuseAbove(bad: ReadonlyMap<number, ProblemKind>, records: number): void {
-    const { maxBadFraction = 1 } = this.#options;
-    if (bad.size <= maxBadFraction * records) return;
-    const counts = new Map<ProblemKind, number>();
-    for (const kind of bad.values()) counts.set(kind, (counts.get(kind) ?? 0) + 1);
-    throw mistake({
-      where: this.source.name,
-      problem: 'too many records cannot be used',
-      expected: `at most model.data.max_bad_fraction = ${maxBadFraction} of ${records} records`,
-      found: `${bad.size} so far: ${[...counts].map(([kind, count]) => `${kind} ${count}`).join(', ')}`,
-      fix: 'run `neva data check`, mend the data, or raise model.data.max_bad_fraction',
-    });
+    this.#usable.refuseAbove(bad, count);
   }
 }
 

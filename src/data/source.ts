@@ -42,6 +42,9 @@ export interface SourceOptions extends EncodingOptions {
   maxImagePixels?: number;
 }
 
+/** Samples whose pictures are decoded at the same time: enough for libuv's four threads, few enough to bound memory. */
+export const DECODING = 8;
+
 /** A set's records and pictures; `first` is the number of its record 0 among those of all sets. */
 interface OpenSet {
   dataset: Dataset;
@@ -126,7 +129,11 @@ export class SampleSource {
   /** A record encoded, with its pictures decoded. */
   async sample(number: number): Promise<Sample> {
     const record = this.get(number);
-    const example = this.encode(number, record);
+    return this.illustrate(number, record, this.encode(number, record));
+  }
+
+  /** An encoded record with its pictures decoded. */
+  async illustrate(number: number, record: DataRecord, example: Example): Promise<Sample> {
     const files = this.imageFiles(number, record);
     try {
       const pictures = await Promise.all(files.map(async (file) => this.preprocess(await this.decode(file))));

@@ -15,8 +15,15 @@ export interface MicroBatch {
   length: number;
   /** [B, T] token ids, right-padded; positions that an image feature will take hold 0. */
   ids: Int32Array;
-  /** [B] real length of each record. */
+  /** [B] real length of each record; of a packed micro batch, of the records in it: they add up to T. */
   lengths: Int32Array;
+  /**
+   * Packed (model.data.packed_sequence): B is 1, and these records lie one after the other in the row, each with positions and
+   * attention of its own. The same array as `lengths`; null where each record has a row.
+   */
+  packed?: Int32Array | null;
+  /** Positions that would have fitted: of packed rows, their number times encoder_seq_length; of padded ones, B·T. */
+  room: number;
   /** [M] flat positions b*T+t whose NEXT token is labelled, ascending. */
   labelRows: Int32Array;
   /** [M] that next token. */

@@ -57,6 +57,15 @@ export interface AttentionOptions {
   causal: boolean;
   /** Softmax scale; 1/√D by default. */
   scale?: number;
+  /**
+   * Records that lie one after the other along T (B is 1, U = T): each sees itself alone. They add up to T. Memory is
+   * linear in T, whatever the lengths.
+   */
+  lengths?: readonly number[] | null;
+  /** Never write out the scores [B, H, T, U] (the default); false computes them, in the activation's dtype. */
+  flash?: boolean;
+  /** Without flash: keep q, k and v only, and compute scores and softmax again in the backward pass. */
+  recompute?: boolean;
 }
 
 export interface AdamWOptions {

@@ -3,7 +3,7 @@
  * SwiGLU, no biases. Written as the segments that the walk goes through: embedding is joined with the image features in
  * neva.ts, each block is a segment, and final norm, head and loss are the last one.
  */
-import type { Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
+import type { AttentionOptions, Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
 import { normal, ones, ParameterMaker, type WeightSource } from './parameters.ts';
 import type { LlamaShape } from './shapes.ts';
 
@@ -29,6 +29,8 @@ export interface BlockContext {
    * only, so its output projection and MLP need not see the others.
    */
   rows?: Tensor | null;
+  /** How attention is computed; all positions of a row see each other without it. */
+  attention?: Omit<AttentionOptions, 'causal' | 'scale'>;
 }
 
 interface BlockParameters {
@@ -94,6 +96,16 @@ export class Llama {
     const { cos, sin } = this.#tables;
     return { cos: this.#engine.slice(cos, 0, start, end), sin: this.#engine.slice(sin, 0, start, end) };
   }
+
+  /** Tables for records that lie one after the other, each from position 0 on: [Σ lengths, D/2]. */
+  packedRotary(lengths: Int32Array): RotaryTables {
+    const { cos, sin } = this.rotary(0, Math.max(...lengths));
+    const positions = new Int32Array(lengths.reduce((sum, length) => sum + length, 0));
+    let at = 0;
+    for (const length of lengths) for (let t = 0; t < length; t++) positions[at++] = t;
+    const rows = this.#engine.tensor(positions, [positions.length]);
+    return { cos: this.#engine.gatherRows(cos, rows), sin: this.#engine.gatherRows(sin, rows) };
+  }
 }
 
 /** Angle of pair i at position t: t · base^(−2i/D). Computed in float64, stored in float32 as Hugging Face does. */
@@ -152,10 +164,11 @@ export class LlamaBlock {
     };
   }
 
-  #forward(engine: Engine, hidden: Tensor, { tables, cache, rows }: BlockContext): Tensor {
+  #forward(engine: Engine, hidden: Tensor, context: BlockContext): Tensor {
+    const { rows } = context;
     const w = this.#weights;
     const eps = this.#shape.normEpsilon;
-    let mixed = this.#attention(engine, engine.rmsNorm(hidden, w.inputNorm.value, eps), tables, cache ?? null);
+    let mixed = this.#attention(engine, engine.rmsNorm(hidden, w.inputNorm.value, eps), context);
     let residual = hidden;
     if (rows) {
       mixed = engine.gatherRows(engine.reshape(mixed, [-1, mixed.shape[2]!]), rows);
@@ -168,7 +181,7 @@ export class LlamaBlock {
   }
 
   /** What the heads gathered, before the output projection: [B, T, H·D]. */
-  #attention(engine: Engine, x: Tensor, { cos, sin }: RotaryTables, cache: BlockCache | null): Tensor {
+  #attention(engine: Engine, x: Tensor, { tables: { cos, sin }, cache, attention }: BlockContext): Tensor {
     const { numAttentionHeads: H, numQueryGroups: G, headDim: D } = this.#shape;
     const [B, T] = x.shape as [number, number, number];
     const w = this.#weights;
@@ -178,7 +191,7 @@ export class LlamaBlock {
     let k = engine.rope(split(w.key, G), cos, sin); // [B, G, T, D]
     let v = split(w.value, G);
     if (cache) [k, v] = append(engine, cache, k, v);
-    const mixed = engine.attention(q, k, v, { causal: true }); // [B, H, T, D]
+    const mixed = engine.attention(q, k, v, { causal: true, ...attention }); // [B, H, T, D]
     return engine.reshape(engine.transpose(mixed, 1, 2), [B, T, H * D]);
   }
 }

@@ -2,7 +2,7 @@
  * The whole model as one list of segments: vision tower · projector · embedding and splice · blocks · norm, head, loss.
  * Every segment takes what the one before gave; what is frozen, recomputed or on another device is the walk's business.
  */
-import type { DType, Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
+import type { AttentionOptions, DType, Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
 import { type BlockCache, Llama, type LlamaInit } from './llama.ts';
 import type { WeightSource } from './parameters.ts';
 import { Projector } from './projector.ts';
@@ -21,6 +21,8 @@ export interface ModelInput {
   imageSize: number;
   /** [N*P] flat positions b*T+t that the features take. */
   imageRows: Int32Array;
+  /** Lengths of the records that lie one after the other in the one row (B is 1), each seeing itself alone; null: a row each. */
+  packed?: Int32Array | null;
 }
 
 export interface LabelledInput extends ModelInput {
@@ -64,6 +66,8 @@ export interface NevaOptions {
   computeDtype?: DType;
   /** Of a language model without a source. */
   init?: LlamaInit | undefined;
+  /** Of the language model. */
+  attention?: Pick<AttentionOptions, 'flash' | 'recompute'>;
 }
 
 export class NevaModel {
@@ -73,10 +77,16 @@ export class NevaModel {
   readonly llm: Llama;
   readonly #engine: Engine;
   readonly #computeDtype: DType;
+  readonly #attention: Pick<AttentionOptions, 'flash' | 'recompute'>;
 
   /** Parts without a source start from their initializers, drawn from the engine's generator in this order. */
-  constructor(engine: Engine, shape: NevaShape, { sources = {}, computeDtype = 'float32', init }: NevaOptions = {}) {
+  constructor(
+    engine: Engine,
+    shape: NevaShape,
+    { sources = {}, computeDtype = 'float32', init, attention = {} }: NevaOptions = {},
+  ) {
     this.#engine = engine;
+    this.#attention = attention;
     this.#computeDtype = computeDtype;
     this.shape = shape;
     this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder);
@@ -122,11 +132,13 @@ export class NevaModel {
     start = 0,
   ): Omit<Chain, 'loss'> {
     const engine = this.#engine;
-    const tables = this.llm.rotary(start, start + input.length);
+    const { packed = null } = input;
+    const tables = packed ? this.llm.packedRotary(packed) : this.llm.rotary(start, start + input.length);
+    const attention = { ...this.#attention, lengths: packed && [...packed] };
     const wanted = engine.tensor(rows, [rows.length]);
     const last = this.llm.blocks.length - 1;
     const blocks = this.llm.blocks.map((block, i) =>
-      block.segment(engine, { tables, cache: caches?.[i] ?? null, rows: i === last ? wanted : null }),
+      block.segment(engine, { tables, cache: caches?.[i] ?? null, rows: i === last ? wanted : null, attention }),
     );
     const size = [input.imageCount, 3, input.imageSize, input.imageSize];
     const pictures = input.imageCount > 0;

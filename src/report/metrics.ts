@@ -15,6 +15,8 @@ export interface StepMetrics {
   /** All positions processed, image positions included. */
   tokens: number;
   label_tokens: number;
+  /** Share of the positions of padded rows, or of the room of packs, that records take. */
+  packing_efficiency: number;
   step_time_s: number;
   /** The part of step_time_s that was spent waiting for data. */
   data_time_s: number;
@@ -43,6 +45,7 @@ const stepKeys = [
   'grad_norm',
   'tokens',
   'label_tokens',
+  'packing_efficiency',
   'step_time_s',
   'data_time_s',
   'tokens_per_s',

@@ -47,6 +47,10 @@ export function assemble(engine: Engine, config: NevaConfig): Assembled {
       llm: source(sources.llm, 'llm', trains.llm),
     },
     computeDtype,
+    attention: {
+      flash: config.model.use_flash_attention,
+      recompute: config.model.activations_checkpoint_granularity === 'selective',
+    },
     init: { std: config.model.init_method_std, scaled: config.model.use_scaled_init_method },
   });
   const lowPrecisionWeights = computeDtype !== 'float32' && config.model.megatron_amp_O2;

@@ -49,6 +49,8 @@ export function dataOptions(
     dataloaderType: data.dataloader_type,
     poolBatches: data.group_pool_batches,
     ...(data.validation_fraction > 0 ? { part: 'train', validationFraction: data.validation_fraction } : {}),
+    packed: data.packed_sequence,
+    packPrefix: data.data_prefix,
     prefetchBatches: data.prefetch_batches,
     onError: data.on_error,
     maxBadFraction: data.max_bad_fraction,
@@ -58,7 +60,8 @@ export function dataOptions(
 
 /** What a run validates on: records of their own, those that training leaves out, or (null) nothing. */
 export function validationOptions({ model: { data } }: NevaConfig, training: DataOptions): DataOptions | null {
-  const { blend: _, part: __, ...rest } = training;
+  // Packs that were made beforehand are of the training data.
+  const { blend: _, part: __, packPrefix: ___, ...rest } = training;
   if (data.validation_data_path !== null) {
     return {
       ...rest,
@@ -66,7 +69,7 @@ export function validationOptions({ model: { data } }: NevaConfig, training: Dat
       imageFolder: data.validation_image_folder ?? data.image_folder,
     };
   }
-  return data.validation_fraction > 0 ? { ...training, part: 'validation' } : null;
+  return data.validation_fraction > 0 ? { ...training, packPrefix: null, part: 'validation' } : null;
 }
 
 function required(path: string | null, where: string): string {

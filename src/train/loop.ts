@@ -91,10 +91,10 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     // Signals arrive between turns of the event loop, which native calls have kept waiting.
     await new Promise((resolve) => setImmediate(resolve));
     const overdueHere = group.rank === 0 && performance.now() - savedAt >= (options.save.everyMs ?? Infinity) ? 1 : 0;
-    const [loss, stopping, overdue, tokens, samples, flops, memory, ...presentOnAll] = group.sum(
+    const [loss, stopping, overdue, tokens, filled, room, samples, flops, memory, ...presentOnAll] = group.sum(
       [ownLoss, report.stop.aborted ? 1 : 0, overdueHere, ...workOf(parts, batch, options), ...present],
       "the others' figures",
-    ) as [number, number, number, number, number, number, number, ...number[]];
+    ) as [number, number, number, number, number, number, number, number, number, ...number[]];
     reduction.wait(presentOnAll);
     const gradNorm = optimizer.step(step, lr);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
@@ -116,6 +116,7 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
       seconds,
       dataSeconds,
       tokens,
+      packing: filled / room,
       samples,
       flops,
       memory,
@@ -191,12 +192,12 @@ function accumulate(
   return loss;
 }
 
-/** What this rank did for a step, as numbers to be summed: positions, records, floating-point operations, peak bytes. */
+/** What this rank did for a step, as numbers to be summed: positions, those that hold a record's, those that could have; records, FLOPs, peak bytes. */
 function workOf(
   { engine, model }: LoopParts,
   { microBatches, labelTokens }: GlobalBatch,
   { trains }: LoopOptions,
-): [number, number, number, number] {
+): [number, number, number, number, number, number] {
   const flops = stepFlops(model.shape, {
     lengths: microBatches.flatMap(({ lengths }) => [...lengths]),
     images: microBatches.reduce((sum, { imageCount }) => sum + imageCount, 0),
@@ -205,7 +206,9 @@ function workOf(
   });
   return [
     microBatches.reduce((sum, { batch, length }) => sum + batch * length, 0),
-    microBatches.reduce((sum, { batch }) => sum + batch, 0),
+    microBatches.reduce((sum, { lengths }) => sum + lengths.reduce((all, each) => all + each, 0), 0),
+    microBatches.reduce((sum, { room }) => sum + room, 0),
+    microBatches.reduce((sum, { lengths }) => sum + lengths.length, 0),
     flops,
     engine.device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : engine.memory().peakBytes,
   ];
@@ -219,6 +222,7 @@ interface StepFigures {
   seconds: number;
   dataSeconds: number;
   tokens: number;
+  packing: number;
   samples: number;
   flops: number;
   memory: number;
@@ -229,7 +233,7 @@ function reportStep(
   { report }: LoopParts,
   { peakFlops }: LoopOptions,
   { step, epoch, consumedSamples }: Position,
-  { loss, lr, gradNorm, seconds, dataSeconds, tokens, samples, flops, memory, labelTokens }: StepFigures,
+  { loss, lr, gradNorm, seconds, dataSeconds, tokens, packing, samples, flops, memory, labelTokens }: StepFigures,
 ): void {
   report.metrics.step({
     step,
@@ -240,6 +244,7 @@ function reportStep(
     grad_norm: gradNorm,
     tokens,
     label_tokens: labelTokens,
+    packing_efficiency: packing,
     step_time_s: seconds,
     data_time_s: dataSeconds,
     tokens_per_s: tokens / seconds,

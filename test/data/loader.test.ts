@@ -29,12 +29,15 @@ function write(name: string, records: unknown[]): string {
   return path;
 }
 
+// Once: a loader may be reading it when the next test begins.
+const goodRecords = write(
+  'good.json',
+  Array.from({ length: 11 }, (_, i) => record(i)),
+);
+
 function options(overrides: Partial<DataOptions> = {}): DataOptions {
   return {
-    dataPath: write(
-      'good.json',
-      Array.from({ length: 11 }, (_, i) => record(i)),
-    ),
+    dataPath: goodRecords,
     imageFolder: join(fixtures, 'images'),
     tokenizerFolder: join(fixtures, 'tokenizer-new'),
     template: 'v1',

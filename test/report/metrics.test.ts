@@ -17,6 +17,7 @@ const metricsOf = (step: number): StepMetrics => ({
   grad_norm: 2,
   tokens: 100,
   label_tokens: 40,
+  packing_efficiency: 0.9,
   step_time_s: 0.5,
   data_time_s: 0.01,
   tokens_per_s: 200,

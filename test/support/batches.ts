@@ -55,6 +55,8 @@ export function referenceRecords(engine: Engine): Records {
       length: T,
       ids: own,
       lengths: Int32Array.from(records, (record) => lengths[record]!),
+      packed: null,
+      room: records.length * T,
       labelRows: Int32Array.from(rows),
       labelTargets: Int32Array.from(targets),
       pixels: Float32Array.from(pictures.flatMap((r) => [...pixels.subarray(r * PICTURE, (r + 1) * PICTURE)])),
@@ -65,6 +67,23 @@ export function referenceRecords(engine: Engine): Records {
     };
   };
   return { textOnly: picturesOf.indexOf(0), micro };
+}
+
+/** The same records one after the other in one row, without padding. */
+export function packedOf(micro: MicroBatch): MicroBatch {
+  const starts = [0];
+  for (const length of micro.lengths) starts.push(starts.at(-1)! + length);
+  const move = (row: number) => starts[Math.floor(row / micro.length)]! + (row % micro.length);
+  const rows = [...micro.lengths].map((length, b) => micro.ids.subarray(b * micro.length, b * micro.length + length));
+  return {
+    ...micro,
+    batch: 1,
+    length: starts.at(-1)!,
+    ids: Int32Array.from(rows.flatMap((row) => [...row])),
+    packed: micro.lengths,
+    labelRows: micro.labelRows.map(move),
+    imageRows: micro.imageRows.map(move),
+  };
 }
 
 /** The same micro batch with nothing to learn from. */

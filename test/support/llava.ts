@@ -2,13 +2,17 @@
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import type { DType, Engine } from '../../src/engine/engine.ts';
 import type { DecodeOptions, EncodedPrompt } from '../../src/generate/decode.ts';
-import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
+import { type LabelledInput, NevaModel, type NevaOptions } from '../../src/model/neva.ts';
 import type { NevaShape } from '../../src/model/shapes.ts';
 import { fixture, readJson, tensorFile } from './fixtures.ts';
 
 export const reference = readJson('llava/reference.json');
 
-export function tinyLlava(engine: Engine, computeDtype: DType = 'float32'): NevaModel {
+export function tinyLlava(
+  engine: Engine,
+  computeDtype: DType = 'float32',
+  attention: NevaOptions['attention'] = {},
+): NevaModel {
   const whole = openWeights(fixture('llava/model'));
   const { llm, vision, projector } = whole.config!;
   const sources = {
@@ -16,7 +20,11 @@ export function tinyLlava(engine: Engine, computeDtype: DType = 'float32'): Neva
     projector: whole.source(engine, 'projector'),
     llm: openWeights(fixture('llava/llm')).source(engine, 'llm'),
   };
-  const model = new NevaModel(engine, { llm, vision, projector } as NevaShape, { sources, computeDtype });
+  const model = new NevaModel(engine, { llm, vision, projector } as NevaShape, {
+    sources,
+    computeDtype,
+    attention,
+  });
   // Memory of their own: mapped weights would be trained in the page cache's copies.
   for (const parameter of model.parameters) parameter.value = engine.keep(engine.scale(parameter.value, 1));
   return model;

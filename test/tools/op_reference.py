@@ -87,6 +87,17 @@ def attention(q, k, v, causal, scale=None):
     return scores.softmax(-1) @ v
 
 
+def packed(q, k, v, lengths):
+    """Causal attention within each of the records that lie one after the other."""
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    t = len(owner)
+    seen = (owner[:, None] == owner[None, :]) & (torch.arange(t)[None, :] <= torch.arange(t)[:, None])
+    share = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v
+
+
 def rope(x, cos, sin):
     """Hugging Face's half rotation of the first R of D with the angle table given once, [T, R/2]."""
     cos, sin = torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
@@ -173,6 +184,20 @@ case("geluTanh", "float32", [draw(3, 7) * 3], lambda x: F.gelu(x, approximate="t
 for low in (False, True):
     case("rope", f"partial.{'bfloat16' if low else 'float32'}",
          [draw(2, 3, 7, 14, low=low), angles.cos().float(), angles.sin().float()], rope, constants=(1, 2))
+
+for low in (False, True):
+    kind = "bfloat16" if low else "float32"
+    for form, options in (("flash", {}), ("plain", {"flash": False}), ("again", {"flash": False, "recompute": True})):
+        case("attention", f"packed.{form}.{kind}",
+             [draw(1, 4, 9, 8, low=low), draw(1, 2, 9, 8, low=low), draw(1, 2, 9, 8, low=low)],
+             lambda q, k, v: packed(q, k, v, [4, 1, 2, 2]), {"causal": True, "lengths": [4, 1, 2, 2], **options})
+        if options:
+            case("attention", f"causal.{form}.{kind}", [draw(2, 3, 7, 8, low=low) for _ in range(3)],
+                 lambda q, k, v: attention(q, k, v, True), {"causal": True, **options})
+            case("attention", f"full.{form}.{kind}", [draw(2, 2, 3, 4, low=low), draw(2, 2, 5, 4, low=low), draw(2, 2, 5, 4, low=low)],
+                 lambda q, k, v: attention(q, k, v, False, 0.3), {"causal": False, "scale": 0.3, **options})
+            case("attention", f"longer-keys.{form}.{kind}", [draw(1, 2, 3, 4, low=low), draw(1, 2, 5, 4, low=low), draw(1, 2, 5, 4, low=low)],
+                 lambda q, k, v: attention(q, k, v, True), {"causal": True, **options})
 
 OUT.mkdir(parents=True, exist_ok=True)
 save_file(tensors, OUT / "ops.safetensors", {"format": "pt"})

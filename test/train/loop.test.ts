@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { type CheckpointState, readCheckpoint, restore } from '../../src/checkpoint/folder.ts';
 import { saveCheckpoint } from '../../src/checkpoint/write_folder.ts';
-import type { GlobalBatch } from '../../src/data/types.ts';
-import type { NevaModel } from '../../src/model/neva.ts';
+import type { GlobalBatch, MicroBatch } from '../../src/data/types.ts';
+import type { NevaModel, NevaOptions } from '../../src/model/neva.ts';
 import { NO_REDUCTION } from '../../src/parallel/data.ts';
 import { ALONE } from '../../src/parallel/group.ts';
 import type { StepMetrics } from '../../src/report/metrics.ts';
@@ -15,7 +15,7 @@ import { type LoopOptions, type Position, trainLoop } from '../../src/train/loop
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { KEEP_ALL, type Recompute } from '../../src/train/recompute.ts';
 import { NEVER } from '../../src/train/save_plan.ts';
-import { batchOf, referenceRecords, reportInto } from '../support/batches.ts';
+import { batchOf, packedOf, referenceRecords, reportInto } from '../support/batches.ts';
 import { tinyLlava } from '../support/llava.ts';
 import { torchEngine } from '../support/torch.ts';
 
@@ -43,6 +43,9 @@ interface Run {
   from?: string;
   saveAt?: string;
   recompute?: Recompute;
+  attention?: NevaOptions['attention'];
+  /** What is made of every micro batch. */
+  as?: (micro: MicroBatch) => MicroBatch;
   stopAfter?: number;
 }
 
@@ -56,8 +59,10 @@ async function run({
   from,
   saveAt,
   stopAfter,
+  attention,
+  as = (each) => each,
 }: Run) {
-  const model = tinyLlava(engine);
+  const model = tinyLlava(engine, 'float32', attention);
   for (const { name, parameters } of model.parts) {
     for (const parameter of parameters) parameter.trainable = name === 'projector' || (name === 'llm' && llm);
   }
@@ -70,7 +75,7 @@ async function run({
   const source = async function* () {
     for await (const batch of batches(start.step, cut)) {
       if (stopAfter !== undefined && batch.consumedSamples / 3 === stopAfter) stop.abort();
-      yield batch;
+      yield { ...batch, microBatches: batch.microBatches.map(as) };
     }
   };
   const result = await trainLoop(
@@ -203,6 +208,40 @@ test('in pretrain, a batch of text alone teaches the projector nothing and harms
   const { losses, lines } = await run({ cut: [[TEXT_ONLY]], steps: 2, llm: false });
   assert.equal(losses.length, 2);
   assert.equal(lines[0]!.grad_norm, 0);
+});
+
+test('packed records learn what padded ones do, with every kind of attention and recomputation', async () => {
+  for (const llm of [true, false]) {
+    const padded = await run({ llm });
+    for (const attention of [{}, { flash: false }, { flash: false, recompute: true }]) {
+      for (const recompute of [KEEP_ALL, { granularity: 'full', method: 'uniform', layers: 1 } as const]) {
+        const packed = await run({ llm, attention, recompute, as: packedOf });
+        const what = `${JSON.stringify(attention)} ${recompute.granularity}`;
+        assert.ok(worst(packed.losses, padded.losses) < 1e-6, `${what}: ${packed.losses} ≠ ${padded.losses}`);
+        assert.ok(packed.lines.every((line, i) => line.tokens < padded.lines[i]!.tokens));
+        assert.equal(packed.lines[0]!.samples_per_s > 0 && packed.lines[0]!.packing_efficiency <= 1, true);
+      }
+    }
+  }
+});
+
+test('packed text alone, and several packs in as many micro batches', async () => {
+  for (const cut of [[[TEXT_ONLY]], [[0, 2], [1]], [[0], [TEXT_ONLY, 1]]]) {
+    const padded = await run({ cut });
+    const packed = await run({ cut, as: packedOf });
+    assert.ok(worst(packed.losses, padded.losses) < 1e-6, `${JSON.stringify(cut)}: ${packed.losses}`);
+  }
+});
+
+test('attention with its scores written out agrees; computing it again changes no bit', async () => {
+  for (const llm of [true, false]) {
+    const flash = await run({ llm });
+    const plain = await run({ llm, attention: { flash: false } });
+    assert.ok(worst(plain.losses, flash.losses) < 1e-6);
+    const again = await run({ llm, attention: { flash: false, recompute: true } });
+    assert.deepEqual(again.losses, plain.losses);
+    for (const [name, bytes] of plain.weights) assert.ok(Buffer.compare(bytes, again.weights.get(name)!) === 0, name);
+  }
 });
 
 test('recomputation changes nothing, bit for bit, and leaves no tensor behind', async () => {

@@ -90,10 +90,14 @@ export const data = section('Training data', {
     'Records, spread over the data, that are read and decoded before training starts; 0 checks none',
     { min: 0 },
   ),
-  packed_sequence: bool(false, 'Pack several records into one sequence'),
-  data_prefix: path(null, "Prefix of NeMo's packed files", {
-    ...refused('set model.data.packed_sequence=true with model.data.data_path; records are packed on the fly'),
-  }),
+  packed_sequence: bool(
+    false,
+    'Lay records one after the other in rows of up to encoder_seq_length positions, without padding; results stay the same',
+  ),
+  data_prefix: path(
+    null,
+    'Packs that `neva data pack --out` made; a global batch is then so many packs. null packs the records of each global batch',
+  ),
   crop_size: list(int(224, 'pixels'), null, 'Height and width that pictures are cropped to', {
     length: 2,
     ...noEffect("it follows from the tower's image size"),

@@ -172,9 +172,22 @@ export class TfjsEngine implements Engine {
     return made(() => operations.layerNorm(floats(x), floats(weight), floats(bias), eps));
   }
 
-  attention(q: Tensor, k: Tensor, v: Tensor, { causal, scale }: AttentionOptions): Tensor {
+  attention(q: Tensor, k: Tensor, v: Tensor, { causal, scale, lengths }: AttentionOptions): Tensor {
     const factor = scale ?? 1 / Math.sqrt(q.shape[3]!);
+    if (lengths && lengths.length > 1) return this.#byRecord(q, k, v, lengths, { causal, scale: factor });
     return made(() => operations.attention(floats(q), floats(k), floats(v), causal, factor));
+  }
+
+  /** Records that lie one after the other in the row, each by itself. */
+  #byRecord(q: Tensor, k: Tensor, v: Tensor, lengths: readonly number[], options: AttentionOptions): Tensor {
+    let start = 0;
+    const mixed = lengths.map((length) => {
+      const own = (x: Tensor) => this.slice(x, 2, start, start + length);
+      const each = this.attention(own(q), own(k), own(v), options);
+      start += length;
+      return each;
+    });
+    return this.concat(mixed, 2);
   }
 
   rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {

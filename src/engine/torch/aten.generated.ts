@@ -129,6 +129,18 @@ export function cat(tensors: readonly TorchTensor[], dim?: number): TorchTensor 
   return wrap(catOperator(handles(tensors), dim));
 }
 
+const splitWithSizesOperator = operator('aten::split_with_sizes');
+/** aten::split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[] */
+export function splitWithSizes(self: TorchTensor, splitSizes: readonly number[], dim?: number): TorchTensor[] {
+  return wrapAll(splitWithSizesOperator(self.handle, splitSizes, dim));
+}
+
+const _flashAttentionForwardOperator = operator('aten::_flash_attention_forward');
+/** aten::_flash_attention_forward(Tensor query, Tensor key, Tensor value, Tensor? cum_seq_q, Tensor? cum_seq_k, SymInt max_q, SymInt max_k, float dropout_p, bool is_causal, bool return_debug_mask, *, float? scale=None, SymInt? window_size_left=None, SymInt? window_size_right=None, Tensor? seqused_k=None, Tensor? alibi_slopes=None, Tensor? block_table=None, int? num_splits=None) -> (Tensor output, Tensor softmax_logsumexp, Tensor rng_state, Tensor unused, Tensor debug_attn_mask) */
+export function _flashAttentionForward(query: TorchTensor, key: TorchTensor, value: TorchTensor, cumSeqQ: TorchTensor | null, cumSeqK: TorchTensor | null, maxQ: number, maxK: number, dropoutP: number, isCausal: boolean, returnDebugMask: boolean, scale?: number | null, windowSizeLeft?: number | null, windowSizeRight?: number | null, sequsedK?: TorchTensor | null, alibiSlopes?: TorchTensor | null, blockTable?: TorchTensor | null, numSplits?: number | null): TorchTensor[] {
+  return wrapAll(_flashAttentionForwardOperator(query.handle, key.handle, value.handle, cumSeqQ && cumSeqQ.handle, cumSeqK && cumSeqK.handle, maxQ, maxK, dropoutP, isCausal, returnDebugMask, scale, windowSizeLeft, windowSizeRight, sequsedK && sequsedK.handle, alibiSlopes && alibiSlopes.handle, blockTable && blockTable.handle, numSplits));
+}
+
 const indexSelectOperator = operator('aten::index_select');
 /** aten::index_select(Tensor self, int dim, Tensor index) -> Tensor */
 export function indexSelect(self: TorchTensor, dim: number, index: TorchTensor): TorchTensor {
@@ -265,4 +277,10 @@ const siluMulOperator = operator('neva::silu_mul');
 /** neva::silu_mul(Tensor gate, Tensor up) -> Tensor */
 export function siluMul(gate: TorchTensor, up: TorchTensor): TorchTensor {
   return wrap(siluMulOperator(gate.handle, up.handle));
+}
+
+const plainAttentionOperator = operator('neva::plain_attention');
+/** neva::plain_attention(Tensor q, Tensor k, Tensor v, bool causal, float scale, bool recompute) -> Tensor */
+export function plainAttention(q: TorchTensor, k: TorchTensor, v: TorchTensor, causal: boolean, scale: number, recompute: boolean): TorchTensor {
+  return wrap(plainAttentionOperator(q.handle, k.handle, v.handle, causal, scale, recompute));
 }

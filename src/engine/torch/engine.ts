@@ -14,6 +14,7 @@ import type {
 } from '../engine.ts';
 import { foreignRandomState } from '../random_state.ts';
 import * as aten from './aten.generated.ts';
+import { attention } from './attention.ts';
 import { native } from './native.ts';
 import { keep, scope, TorchTensor, torchTensor } from './tensor.ts';
 import { forward, vjp } from './vjp.ts';
@@ -183,24 +184,8 @@ export class TorchEngine implements Engine {
     return aten.layerNorm(own, weight.shape, like(own, weight), like(own, bias), eps);
   }
 
-  attention(q: Tensor, k: Tensor, v: Tensor, { causal, scale }: AttentionOptions): Tensor {
-    const [queries, keys] = [q.shape[2]!, k.shape[2]!];
-    const heads = q.shape[1]!;
-    // One query sees every key. LibTorch's is_causal aligns at the first key, so a longer cache needs a mask.
-    const isCausal = causal && queries > 1 && queries === keys;
-    const mask =
-      causal && queries > 1 && queries !== keys
-        ? aten.tril(aten.ones([queries, keys], 'bool', null, this.device), keys - queries)
-        : null;
-    return aten.scaledDotProductAttention(
-      torchTensor(q),
-      repeatGroups(torchTensor(k), heads),
-      repeatGroups(torchTensor(v), heads),
-      mask,
-      0,
-      isCausal,
-      scale ?? null,
-    );
+  attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
+    return attention(torchTensor(q), torchTensor(k), torchTensor(v), options, this.device);
   }
 
   rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
@@ -355,12 +340,4 @@ export class TorchEngine implements Engine {
 function like(x: TorchTensor, weight: Tensor): TorchTensor {
   const own = torchTensor(weight);
   return own.dtype === x.dtype ? own : aten._toCopy(own, x.dtype);
-}
-
-/** [B, G, U, D] → [B, H, U, D]: each group's keys serve H/G query heads. */
-function repeatGroups(x: TorchTensor, heads: number): TorchTensor {
-  const [batch, groups, length, size] = x.shape as [number, number, number, number];
-  if (groups === heads) return x;
-  const wide = aten.expand(aten.unsqueeze(x, 2), [batch, groups, heads / groups, length, size]);
-  return aten.reshape(wide, [batch, heads, length, size]);
 }
