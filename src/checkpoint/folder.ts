@@ -46,7 +46,7 @@ export interface CheckpointState {
   seed: number;
   /** Conversation template: what generation must use again. */
   template: string;
-  templateCompat: 'llava' | 'nemo';
+  templateCompat: 'default' | 'llava' | 'nemo';
   imageAspect: string;
   useImStartEnd: boolean;
   additionalTokens: string[];

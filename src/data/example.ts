@@ -40,7 +40,58 @@ export function encodeRecord(
   where: string,
 ): Example {
   const segments = renderRecord(record, template, options, where);
-  return truncate(encodeSegments(segments, template, tokenizer, options), options, where);
+  const example = encodeSegments(segments, template, tokenizer, options);
+  if (template.mask !== null) example.labels = countedLabels(segments, example, template, tokenizer, options);
+  return truncate(example, options, where);
+}
+
+/** Labels as the reference counts them, over positions of which each image takes one, spread to where each takes P. */
+function countedLabels(
+  segments: readonly Segment[],
+  { ids, imageStarts }: Example,
+  template: Template,
+  tokenizer: Tokenizer,
+  options: EncodingOptions,
+): Int32Array {
+  const { featuresPerImage, maxLength, useImStartEnd } = options;
+  const compact = encodeSegments(segments, template, tokenizer, { ...options, featuresPerImage: 1 });
+  for (const start of compact.imageStarts) compact.ids[start] = NO_TOKEN;
+  const token = (id: number | null) => (id === null ? '' : (tokenizer.token(id) ?? ''));
+  const eos = token(tokenizer.eosId);
+  const written = segments.map(({ text, special }, at) =>
+    special === 'eos' ? eos : special === 'bos' ? (at > 0 ? token(tokenizer.bosId) : '') : text,
+  );
+  const perImage = useImStartEnd ? 3 : 1;
+  // LLaVA tokenizes each piece between images as a text of its own; NeMo all as one.
+  const lengthOf = (piece: string, at: number) =>
+    template.oneText
+      ? tokenizer.encode((at === 0 && tokenizer.prefixes ? ' ' : '') + piece, { start: 'bare' }).length
+      : tokenizer.encode(piece, { start: at > 0 && useImStartEnd ? 'special' : 'text' }).length;
+  const measure = (piece: string) => {
+    const parts = piece.split(IMAGE_TAG);
+    const bos = !template.oneText && compact.ids[0] === tokenizer.bosId ? 1 : 0;
+    return parts.reduce((sum, part, at) => sum + lengthOf(part, at), bos + (parts.length - 1) * perImage);
+  };
+  const labels = template.mask!({
+    text: written.join(''),
+    ids: compact.ids,
+    measure,
+    eos,
+    padId: tokenizer.unkId,
+    legacy: tokenizer.legacy,
+    hasImage: imageStarts.length > 0,
+    maxLength,
+  });
+  const spread = new Int32Array(ids.length).fill(IGNORE);
+  let from = 0;
+  imageStarts.forEach((start, image) => {
+    const end = compact.imageStarts[image]!;
+    spread.set(labels.subarray(from, end), start - (end - from));
+    from = end + 1;
+  });
+  const last = imageStarts.at(-1);
+  spread.set(labels.subarray(from), last === undefined ? 0 : last + featuresPerImage);
+  return spread;
 }
 
 /** The record's text as the template writes it, in segments. */
@@ -92,6 +143,9 @@ function placed(turns: readonly Turn[], template: Template): readonly Turn[] {
   return template.movesImages ? turns.map((turn) => ({ ...turn, text: placeImages(turn.text) })) : turns;
 }
 
+/** Stands for an image among ids; no token has it. */
+const NO_TOKEN = -200;
+
 /** Neighbouring texts that are alike in the loss are encoded as one, so that words are not cut where segments meet. */
 function encodeSegments(
   segments: readonly Segment[],
@@ -131,7 +185,7 @@ function encodeSegments(
       imageStarts.push(ids.length);
       for (let i = 0; i < options.featuresPerImage; i++) put(0, false);
       if (brackets) put(brackets[1], false);
-      if (!oneText) before = 'text';
+      if (!oneText) before = brackets ? 'special' : 'text';
       continue;
     }
     const id = segment.special === 'bos' ? tokenizer.bosId : tokenizer.eosId;

@@ -7,6 +7,8 @@ export interface Rendering {
   generation: boolean;
   /** NeMo's details instead of LLaVA's. */
   nemo: boolean;
+  /** As LLaVA's training code writes it, where that differs from its conversations for inference. */
+  training: boolean;
 }
 
 export interface TemplateBody {
@@ -156,8 +158,14 @@ const llama3: TemplateBody = {
 const v0: TemplateBody = {
   system: VICUNA_HUMAN,
   stop: ['###'],
-  write(writer, { turns, system, generation }) {
+  write(writer, { turns, system, generation, training }) {
     writer.bos();
+    if (training) {
+      writer.text(`${system}\n\n`);
+      for (const { from, text } of turns) writer.text(`### ${from === 'human' ? 'Human' : 'Assistant'}: ${text}\n`);
+      writer.text('### ');
+      return;
+    }
     writer.text(`${system}###`);
     for (const turn of turns) {
       if (turn.from === 'human') {
@@ -200,8 +208,7 @@ const nvgpt = (system: string, labels: string | null): TemplateBody => ({
   tokens: ['<extra_id_0>', '<extra_id_1>', '<extra_id_2>'],
   write(writer, { turns, system, generation }) {
     const attributes = (own: string | undefined) => {
-      const line = own ?? labels;
-      return line === null ? '' : `<extra_id_2>${line}\n`;
+      return labels === null ? '' : `<extra_id_2>${own ?? labels}\n`;
     };
     writer.text(`<extra_id_0>System\n${system}<extra_id_1>`);
     for (const turn of turns) {

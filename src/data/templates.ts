@@ -3,13 +3,14 @@
  * The texts are those of LLaVA's and NeMo's templates of the same names, byte for byte; see docs/data.md.
  */
 import { mistake } from '../errors.ts';
+import { LLAVA_MASKS, type Mask, NEMO_MASKS } from './reference-masks.ts';
 import { type Conversation, IMAGE_TAG, type Segment, Writer } from './segments.ts';
 import { BODIES, type TemplateBody } from './template-bodies.ts';
 
 export { type Conversation, IMAGE_TAG, type Segment, type Turn } from './segments.ts';
 
-/** Whose details a template follows where LLaVA and NeMo differ. */
-export type Compat = 'llava' | 'nemo';
+/** Whose text and labels a template gives: `default` LLaVA's text, labelled by segments; `llava` and `nemo` theirs, quirks and all. */
+export type Compat = 'default' | 'llava' | 'nemo';
 
 export interface Template {
   readonly name: string;
@@ -27,6 +28,8 @@ export interface Template {
    * none after special tokens and images.
    */
   readonly oneText: boolean;
+  /** How the reference counts its labels; null where they follow from the segments. */
+  readonly mask: Mask | null;
   /** Why this template cannot render a conversation, or null. */
   unfit(conversation: Conversation): string | null;
   /** The segments of a whole conversation; with `generation`, up to where the model has to go on. */
@@ -36,7 +39,7 @@ export interface Template {
 export const templateNames: readonly string[] = Object.keys(BODIES);
 
 /** The template of that name; an unknown one is the user's mistake. */
-export function findTemplate(name: string, compat: Compat = 'llava'): Template {
+export function findTemplate(name: string, compat: Compat = 'default'): Template {
   const body = Object.hasOwn(BODIES, name) ? (BODIES[name] as TemplateBody) : undefined;
   if (body === undefined) {
     throw mistake({
@@ -47,7 +50,8 @@ export function findTemplate(name: string, compat: Compat = 'llava'): Template {
     });
   }
   const nemo = compat === 'nemo' || body.origin === 'nemo';
-  const system = (compat === 'llava' ? body.llavaSystem : undefined) ?? body.system;
+  const system = (compat === 'nemo' ? undefined : body.llavaSystem) ?? body.system;
+  const masks = compat === 'llava' ? LLAVA_MASKS : compat === 'nemo' ? NEMO_MASKS : {};
   return {
     name,
     system,
@@ -56,11 +60,18 @@ export function findTemplate(name: string, compat: Compat = 'llava'): Template {
     bosIfAdded: body.bosIfAdded ?? false,
     movesImages: !nemo,
     oneText: compat === 'nemo' || body.oneText === true,
+    mask: Object.hasOwn(masks, name) ? masks[name]! : null,
     unfit: body.unfit ?? (() => null),
     render(conversation, { generation = false } = {}) {
       const writer = new Writer();
       const { turns, system: own } = conversation;
-      body.write(writer, { turns, system: own ?? system, generation, nemo });
+      body.write(writer, {
+        turns,
+        system: own ?? system,
+        generation,
+        nemo,
+        training: compat === 'llava' && !generation,
+      });
       return writer.segments;
     },
   };

@@ -33,6 +33,8 @@ export interface Tokenizer {
   readonly unkId: number | null;
   /** Puts the dummy prefix of SentencePiece before a text. */
   readonly prefixes: boolean;
+  /** Puts it after special tokens too (LLaMA's `legacy` behaviour). */
+  readonly legacy: boolean;
   /** Puts the beginning-of-text token before a text by itself (`encode` never does, unless told to). */
   readonly addsBos: boolean;
   encode(text: string, options?: EncodeOptions): number[];
@@ -140,6 +142,7 @@ class FolderTokenizer implements Tokenizer {
   readonly padId: number | null;
   readonly unkId: number | null;
   readonly prefixes: boolean;
+  readonly legacy: boolean;
   readonly addsBos: boolean;
   readonly #inner: HfTokenizer;
   readonly #rule: PrefixRule;
@@ -157,6 +160,7 @@ class FolderTokenizer implements Tokenizer {
     this.padId = id('pad_token');
     this.unkId = id('unk_token');
     this.prefixes = rule.scheme !== 'never';
+    this.legacy = rule.scheme === 'always';
     this.addsBos = addsBos(json, config);
     let largest = -1;
     for (const value of inner.get_vocab(true).values()) largest = Math.max(largest, value);

@@ -83,7 +83,7 @@ export function openSaving({ engine, config, run, report, group, assembled, data
         ...(group.size > 1 ? { rngOfRanks } : {}),
         seed: config.model.seed,
         template: data.template,
-        templateCompat: data.templateCompat ?? 'llava',
+        templateCompat: data.templateCompat ?? 'default',
         imageAspect: data.aspect,
         useImStartEnd: data.useImStartEnd,
         additionalTokens: [...(data.additionalTokens ?? [])],

@@ -254,4 +254,5 @@ def main(checkout):
     print(len(rows), 'conversations', versions)
 
 
-main(sys.argv[1])
+if __name__ == '__main__':
+    main(sys.argv[1])

@@ -36,9 +36,9 @@ export const data = section('Training data', {
     { synonyms: { vicuna_v1: 'v1', llava_v0: 'v0', chatml: 'chatml_direct' } },
   ),
   template_compat: choice(
-    ['nemo', 'llava'],
-    'llava',
-    "Whose details a template follows where LLaVA and NeMo differ (BOS of the first turn, LLaMA's system text)",
+    ['default', 'llava', 'nemo'],
+    'default',
+    "Labels by construction on LLaVA's text; or text and labels exactly as LLaVA's or NeMo's code makes them, with its quirks",
   ),
   image_aspect_ratio: choice(['square', 'pad', 'keep'], 'square', 'Crop the centre, pad to a square, or keep'),
   image_token_len: int(null, 'Feature vectors of a picture; null follows from the tower', {
