@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { mistake } from '../errors.ts';
-import type { LlamaShape, NevaShape, ProjectorShape, VisionShape } from '../model/shapes.ts';
+import type { LlmShape, NevaShape, ProjectorShape, VisionShape } from '../model/shapes.ts';
 import { readJsonObject } from './json.ts';
 
 type Json = Record<string, unknown>;
@@ -10,7 +10,7 @@ type Json = Record<string, unknown>;
 /** What a folder's config.json tells; parts that it says nothing about are absent. */
 export interface ConfigShapes {
   kind: 'llava' | 'llama' | 'clip';
-  llm?: LlamaShape;
+  llm?: LlmShape;
   vision?: VisionShape;
   projector?: ProjectorShape;
   /** The tower that the model was trained with, by path or name of the hub, where it is not among the weights. */
@@ -58,7 +58,7 @@ class Reader {
     this.#file = file;
   }
 
-  llama(c: Json): LlamaShape {
+  llama(c: Json): LlmShape {
     const hiddenSize = this.#count(c, 'hidden_size', 4096);
     const numAttentionHeads = this.#count(c, 'num_attention_heads', 32);
     const rope = (c.rope_parameters ?? c.rope_scaling ?? {}) as Json;
@@ -211,7 +211,7 @@ export function writeConfig({ llm, vision, projector }: NevaShape): Json {
 }
 
 /** config.json of LLaVA's own code: the LLM's fields at the top; the tower is in the weights, or named. */
-export function originalConfig(shapes: ConfigShapes & { llm: LlamaShape; projector: ProjectorShape }): Json {
+export function originalConfig(shapes: ConfigShapes & { llm: LlmShape; projector: ProjectorShape }): Json {
   const { llm, projector, vision, feature = vision ?? LLAVA_FEATURE, visionTower } = shapes;
   return {
     ...llamaConfig(llm),
@@ -227,7 +227,7 @@ export function originalConfig(shapes: ConfigShapes & { llm: LlamaShape; project
   };
 }
 
-export const llamaConfig = (s: LlamaShape): Json => ({
+export const llamaConfig = (s: LlmShape): Json => ({
   architectures: ['LlamaForCausalLM'],
   model_type: 'llama',
   hidden_act: 'silu',

@@ -1,7 +1,7 @@
 /** `model_config.yaml` of NeMo's archives to shapes and back. */
 import { parse, stringify } from 'yaml';
 import { mistake, type UserError } from '../errors.ts';
-import type { LlamaShape, NevaShape, ProjectorShape, VisionShape } from '../model/shapes.ts';
+import type { LlmShape, NevaShape, ProjectorShape, VisionShape } from '../model/shapes.ts';
 import type { VisionFeature } from './hf_config.ts';
 import type { NemoNames } from './nemo_layout.ts';
 
@@ -9,7 +9,7 @@ type Config = Record<string, unknown>;
 
 export interface NemoConfig {
   /** Without vocabSize, which the configuration does not tell. Absent in a CLIP archive. */
-  llm?: Omit<LlamaShape, 'vocabSize'>;
+  llm?: Omit<LlmShape, 'vocabSize'>;
   /** The unpadded vocabulary, where neva wrote it. */
   vocabSize: number | null;
   vision?: VisionShape;
@@ -60,7 +60,7 @@ class ConfigReader {
     return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Config) : null;
   }
 
-  llama(): Omit<LlamaShape, 'vocabSize'> {
+  llama(): Omit<LlmShape, 'vocabSize'> {
     this.#only('normalization', ['rmsnorm'], 'rmsnorm');
     this.#only('activation', ['fast-swiglu', 'swiglu'], 'fast-swiglu');
     this.#only('position_embedding_type', ['rope'], 'rope');
@@ -181,7 +181,7 @@ class ConfigReader {
 }
 
 export interface WrittenConfig {
-  shape: { llm?: LlamaShape | undefined; vision?: VisionShape | undefined; projector?: ProjectorShape | undefined };
+  shape: { llm?: LlmShape | undefined; vision?: VisionShape | undefined; projector?: ProjectorShape | undefined };
   names: NemoNames;
   tp: number;
   pp: number;
@@ -208,7 +208,7 @@ export function writeNemoConfig({ shape, ...about }: WrittenConfig): string {
   return stringify(config);
 }
 
-function llamaSection(s: LlamaShape, { names, divisibleBy, tokenizer }: Omit<WrittenConfig, 'shape'>): Config {
+function llamaSection(s: LlmShape, { names, divisibleBy, tokenizer }: Omit<WrittenConfig, 'shape'>): Config {
   return {
     mcore_gpt: names === 'mcore',
     transformer_engine: names === 'mcore',

@@ -2,7 +2,7 @@
  * NeMo's weights: names, fused layouts, and how each is split over tensor-parallel ranks
  * (convert_llama_hf_to_nemo.py, convert_external_clip_to_nemo.py, megatron_change_num_partitions.py of NeMo 2.0.0rc0).
  */
-import type { LlamaShape, VisionShape } from '../model/shapes.ts';
+import type { LlmShape, VisionShape } from '../model/shapes.ts';
 
 /**
  * How a weight lies over the ranks and what it is made of.
@@ -59,7 +59,7 @@ const SPELLING = {
 } as const;
 
 /** The language model's weights. `separateUp`: legacy's activation `swiglu` keeps gate and up apart. */
-export function llmWeights(names: NemoNames, s: LlamaShape, separateUp = false): NemoWeight[] {
+export function llmWeights(names: NemoNames, s: LlmShape, separateUp = false): NemoWeight[] {
   const n = SPELLING[names];
   const own = 'language_model.model.';
   const [C, F, D] = [s.hiddenSize, s.ffnHiddenSize, s.headDim];

@@ -1,6 +1,6 @@
 /** The shards of NeMo's ranks as whole tensors under neva's names; everything that does not fit is told in one table. */
 import { mistake } from '../errors.ts';
-import type { LlamaShape, VisionShape } from '../model/shapes.ts';
+import type { LlmShape, VisionShape } from '../model/shapes.ts';
 import { readName } from './names.ts';
 import type { RankFile } from './nemo_archive.ts';
 import { adapterName, isIgnored, llmWeights, type NemoNames, type NemoWeight, visionWeights } from './nemo_layout.ts';
@@ -35,7 +35,7 @@ export class NemoMerger {
     return rows === undefined ? null : rows * this.#tp;
   }
 
-  takeLlm(shape: LlamaShape): void {
+  takeLlm(shape: LlmShape): void {
     const separateUp = [...this.#shards.keys()].some((name) => name.endsWith('mlp.dense_h_to_4h_2.weight'));
     this.#take(llmWeights(this.#names, shape, separateUp), shape);
   }

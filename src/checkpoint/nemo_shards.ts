@@ -1,11 +1,11 @@
 /** One NeMo weight between its shards (tensor-parallel ranks, fused layout) and neva's own tensors, as views both ways. */
-import type { LlamaShape, VisionShape } from '../model/shapes.ts';
+import type { LlmShape, VisionShape } from '../model/shapes.ts';
 import type { NemoWeight } from './nemo_layout.ts';
 import { assemble, narrow, unflatten, type View, viewOf } from './pieces.ts';
 import type { TensorEntry } from './safetensors.ts';
 
 /** What a fused qkv is made of: G groups of H/G query heads, a key and a value, of D rows each. */
-export type Heads = Pick<LlamaShape, 'numAttentionHeads' | 'numQueryGroups' | 'headDim'>;
+export type Heads = Pick<LlmShape, 'numAttentionHeads' | 'numQueryGroups' | 'headDim'>;
 
 /** A tower's: its fused qkv is not grouped. */
 export const headsOf = ({ hiddenSize, numAttentionHeads }: VisionShape): Heads => ({

@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Header } from 'tar';
 import { mistake } from '../errors.ts';
-import type { LlamaShape, NevaShape } from '../model/shapes.ts';
+import type { LlmShape, NevaShape } from '../model/shapes.ts';
 import { writeName } from './names.ts';
 import { writeNemoConfig } from './nemo_config.ts';
 import { adapterPrefix, llmWeights, type NemoNames, type NemoWeight, visionWeights } from './nemo_layout.ts';
@@ -119,7 +119,7 @@ function refuseUneven(output: NemoOutput): void {
   if (layers % pp !== 0 || (pp > 1 && !parts.llm)) {
     throw mistake({ where: `--pp ${pp}`, problem: `${layers} blocks cannot be split over ${pp} pipeline stages` });
   }
-  if (pp > 1 && (shape.llm as LlamaShape).tiedEmbeddings) {
+  if (pp > 1 && (shape.llm as LlmShape).tiedEmbeddings) {
     throw mistake({ where: `--pp ${pp}`, problem: 'a model whose head is its embedding is not split over stages' });
   }
 }
@@ -160,7 +160,7 @@ function rankEntries(output: NemoOutput, rank: number, stage: number): TensorEnt
 }
 
 /** θ^(−2i/D) [D/2] */
-function inverseFrequencies({ headDim, rotaryBase }: LlamaShape): TensorEntry {
+function inverseFrequencies({ headDim, rotaryBase }: LlmShape): TensorEntry {
   const values = Float32Array.from({ length: headDim / 2 }, (_, i) => rotaryBase ** ((-2 * i) / headDim));
   const name = 'model.language_model.rotary_pos_emb.inv_freq';
   return madeEntry(name, 'float32', [values.length], new Uint8Array(values.buffer));

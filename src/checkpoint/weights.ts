@@ -54,7 +54,10 @@ function weightsOf(
     entries,
     tokenizerFolder,
     has: (part) => parts.has(part),
-    source: (engine, part, dtype = 'float32') => partSource(engine, path, entries, part, dtype),
+    source: (engine, part, dtype = 'float32') => ({
+      ...partSource(engine, path, entries, part, dtype),
+      vocabSize: config?.llm?.vocabSize ?? null,
+    }),
   };
 }
 
@@ -92,7 +95,7 @@ function partSource(
   entries: Weights['entries'],
   part: Part,
   wanted: DType,
-): WeightSource {
+): Omit<WeightSource, 'vocabSize'> {
   return {
     path,
     names: [...entries.keys()].filter((name) => partOf(name) === part),

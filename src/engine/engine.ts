@@ -30,6 +30,8 @@ export interface Parameter {
   /** Sum of gradients since the last optimizer step, in float32; null before the first. */
   grad: Tensor | null;
   trainable: boolean;
+  /** Leading rows that are saved, where the rest is padding; absent: all. */
+  rows?: number;
   /** Weight decay applies: false for norms and biases (NeMo's parameter groups). */
   readonly decay: boolean;
 }

@@ -1,8 +1,8 @@
 /** One answer, token by token: the prompt goes through the model once, then each new token alone against the KV cache. */
 import type { Engine } from '../engine/engine.ts';
-import type { BlockCache } from '../model/llama.ts';
+import type { BlockCache } from '../model/decoder.ts';
 import type { ModelInput, NevaModel } from '../model/neva.ts';
-import { featuresPerImage } from '../model/shapes.ts';
+import { featuresPerImage, positionLimit } from '../model/shapes.ts';
 import { chooseToken, type SamplingOptions } from './sample.ts';
 
 export interface EncodedPrompt {
@@ -30,7 +30,7 @@ export interface Decoded {
 }
 
 export function decode(engine: Engine, model: NevaModel, prompt: EncodedPrompt, options: DecodeOptions): Decoded {
-  const limit = Math.min(options.maxTokens, model.shape.llm.maxPositions - prompt.ids.length);
+  const limit = Math.min(options.maxTokens, positionLimit(model.shape.llm) - prompt.ids.length);
   const caches: BlockCache[] = model.llm.blocks.map(() => ({ keys: null, values: null }));
   const tokens: number[] = [];
   try {

@@ -2,7 +2,8 @@
  * Floating-point operations of one training step that cannot be avoided: 2 per weight and position for every matrix
  * product, attention over the positions that a causal mask leaves, recomputation not counted.
  */
-import type { LlamaShape, NevaShape, VisionShape } from './shapes.ts';
+import { isGated } from './mlp.ts';
+import { blockOf, type LlmShape, type NevaShape, type VisionShape } from './shapes.ts';
 import { blocksUsed } from './vision.ts';
 
 export interface StepWork {
@@ -31,10 +32,10 @@ const sum = (values: ArrayLike<number>, term: (value: number) => number) =>
 
 const patches = ({ imageSize, patchSize }: VisionShape) => Math.floor(imageSize / patchSize) ** 2;
 
-function llmForward(s: LlamaShape, lengths: ArrayLike<number>, tokens: number, labels: number): number {
+function llmForward(s: LlmShape, lengths: ArrayLike<number>, tokens: number, labels: number): number {
   const { hiddenSize: C, ffnHiddenSize: F, numAttentionHeads: H, numQueryGroups: G, headDim: D } = s;
   const inputs = 2 * C * D * (H + 2 * G);
-  const outputs = 2 * (H * D * C + 3 * C * F);
+  const outputs = 2 * (H * D * C + (isGated(blockOf(s).activation) ? 3 : 2) * C * F);
   const attention = sum(lengths, (T) => 2 * 2 * H * D * ((T * (T + 1)) / 2));
   const blocks = s.numLayers * (inputs * tokens + attention);
   return blocks + outputs * (tokens * (s.numLayers - 1) + labels) + 2 * C * s.vocabSize * labels;

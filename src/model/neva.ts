@@ -3,9 +3,10 @@
  * Every segment takes what the one before gave; what is frozen, recomputed or on another device is the walk's business.
  */
 import type { AttentionOptions, DType, Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
-import { type BlockCache, Llama, type LlamaInit } from './llama.ts';
+import { type BlockCache, Decoder, type DecoderInit } from './decoder.ts';
 import type { WeightSource } from './parameters.ts';
 import { Projector } from './projector.ts';
+import { packedPositions } from './rotary.ts';
 import type { NevaShape } from './shapes.ts';
 import { VisionTower } from './vision.ts';
 
@@ -65,7 +66,7 @@ export interface NevaOptions {
   /** Of activations; weights in another dtype are cast where they are used. */
   computeDtype?: DType;
   /** Of a language model without a source. */
-  init?: LlamaInit | undefined;
+  init?: DecoderInit | undefined;
   /** Of the language model. */
   attention?: Pick<AttentionOptions, 'flash' | 'recompute'>;
 }
@@ -74,7 +75,7 @@ export class NevaModel {
   readonly shape: NevaShape;
   readonly vision: VisionTower;
   readonly projector: Projector;
-  readonly llm: Llama;
+  readonly llm: Decoder;
   readonly #engine: Engine;
   readonly #computeDtype: DType;
   readonly #attention: Pick<AttentionOptions, 'flash' | 'recompute'>;
@@ -91,7 +92,7 @@ export class NevaModel {
     this.shape = shape;
     this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder);
     this.projector = new Projector(engine, shape.projector, sources.projector);
-    this.llm = new Llama(engine, shape.llm, sources.llm, init);
+    this.llm = new Decoder(engine, shape.llm, sources.llm, init);
   }
 
   get parts(): Part[] {
@@ -120,7 +121,7 @@ export class NevaModel {
     return engine.scope(() => {
       const chain = this.#hiddenChain(input, rows, caches, start);
       const [hidden] = chain.segments.reduce((x, segment) => engine.forward(segment, x), chain.input);
-      return this.#logits(hidden!);
+      return this.llm.logits(hidden!);
     });
   }
 
@@ -144,7 +145,7 @@ export class NevaModel {
     const pictures = input.imageCount > 0;
     const before = [
       ...(pictures ? [...this.vision.segments(), this.projector.segment()] : []),
-      this.#embedSegment(input),
+      this.#embedSegment(input, start),
     ];
     return {
       input: pictures ? [engine.tensor(input.pixels, size, this.#computeDtype)] : [],
@@ -153,24 +154,35 @@ export class NevaModel {
     };
   }
 
-  /** Text embeddings [B, T, C] with the projected features [N, P, C], if any, in their places. */
-  #embedSegment({ ids, batch, length, imageRows }: ModelInput): Segment {
+  /**
+   * Text embeddings [B, T, C] with the projected features [N, P, C], if any, in their places; learned positions from `start` on are
+   * added to both, as in NeMo.
+   */
+  #embedSegment({ ids, batch, length, imageRows, packed = null }: ModelInput, start: number): Segment {
     const engine = this.#engine;
-    const { embedding } = this.llm;
-    const dtype = this.#computeDtype;
+    const { embedding, positions } = this.llm;
     const C = this.llm.shape.hiddenSize;
     const idTensor = engine.tensor(ids, [batch, length]);
     const rows = imageRows.length > 0 ? engine.cast(engine.tensor(imageRows, [imageRows.length]), 'int64') : null;
+    const own = (x: Tensor) => (x.dtype === this.#computeDtype ? x : engine.cast(x, this.#computeDtype));
+    const places = packed && engine.tensor(packedPositions(packed), [length]);
+    const placed = (x: Tensor) => {
+      if (!positions) return x;
+      const { value } = positions;
+      return engine.add(
+        x,
+        own(places ? engine.gatherRows(value, places) : engine.slice(value, 0, start, start + length)),
+      );
+    };
     return {
       name: 'embedding',
-      parameters: [embedding],
+      parameters: positions ? [embedding, positions] : [embedding],
       forward: ([features]) => {
-        const rowsOfText = engine.embedding(embedding.value, idTensor);
-        const text = rowsOfText.dtype === dtype ? rowsOfText : engine.cast(rowsOfText, dtype);
-        if (!features || !rows) return [text];
+        const text = own(engine.embedding(embedding.value, idTensor));
+        if (!features || !rows) return [placed(text)];
         const flat = engine.reshape(text, [batch * length, C]);
         const spliced = engine.scatterRows(flat, rows, engine.reshape(features, [-1, C]));
-        return [engine.reshape(spliced, [batch, length, C])];
+        return [placed(engine.reshape(spliced, [batch, length, C]))];
       },
     };
   }
@@ -184,15 +196,10 @@ export class NevaModel {
         const wanted = engine.cast(engine.tensor(targets.slice(from, to), [to - from]), 'int64');
         return {
           name: 'head and loss',
-          parameters: [this.llm.finalNorm, this.llm.head],
-          forward: ([hidden]) => [engine.crossEntropy(this.#logits(hidden!), wanted)],
+          parameters: [...this.llm.finalNorm.parameters, this.llm.head],
+          forward: ([hidden]) => [engine.crossEntropy(this.llm.logits(hidden!), wanted)],
         };
       },
     };
-  }
-
-  #logits(hidden: Tensor): Tensor {
-    const { shape, finalNorm, head } = this.llm;
-    return this.#engine.linear(this.#engine.rmsNorm(hidden, finalNorm.value, shape.normEpsilon), head.value);
   }
 }

@@ -8,6 +8,8 @@ export interface WeightSource {
   readonly path: string;
   /** All names of this part that are there. */
   readonly names: readonly string[];
+  /** Tokens by its own configuration; null where it has none. */
+  readonly vocabSize: number | null;
   shapeOf(name: string): readonly number[] | null;
   load(name: string): Tensor;
 }
@@ -57,6 +59,27 @@ export class ParameterMaker {
   }
 
   /**
+   * A weight with a row a token: `shape` [V, C], in memory with zeros after it up to `padded` rows. A source may be of fewer
+   * tokens: the rows of those that were added since start as the mean of the others, as LLaVA has it.
+   */
+  makeRows(name: string, shape: readonly [number, number], padded: number, initialize: Initializer): Parameter {
+    const [rows, C] = shape;
+    const known = Math.min(this.#source?.vocabSize ?? rows, rows);
+    const parameter = this.make(name, [known, C], initialize);
+    if (known === padded || this.#differences.length > 0) return parameter;
+    const { value } = parameter;
+    const { engine } = this;
+    parameter.value = engine.scope(() => {
+      const added = known < rows ? [engine.expand(meanRow(engine, value), [rows - known, C])] : [];
+      const padding = rows < padded ? [engine.zeros([padded - rows, C], value.dtype)] : [];
+      return engine.keep(engine.concat([value, ...added, ...padding], 0));
+    });
+    value.dispose();
+    if (rows < padded) parameter.rows = rows;
+    return parameter;
+  }
+
+  /**
    * Throws a user error when the source does not hold exactly this part.
    * @param unused names that a source may hold although the model has no use for them
    */
@@ -90,6 +113,14 @@ export class ParameterMaker {
     );
     return this.engine.zeros([0]); // never used: finish() throws
   }
+}
+
+/** [1, C]: the mean of the rows of [V, C], summed in float32. */
+function meanRow(engine: Engine, rows: Tensor): Tensor {
+  const [V] = rows.shape as [number];
+  const wide = rows.dtype === 'float32' ? rows : engine.cast(rows, 'float32');
+  const sum = engine.linear(engine.full([1, V], 1), engine.transpose(wide, 0, 1));
+  return engine.cast(engine.scale(sum, 1 / V), rows.dtype);
 }
 
 export const countElements = (parameters: readonly Parameter[]): number =>

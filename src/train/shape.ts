@@ -1,33 +1,44 @@
 /** Shapes from checkpoints and configuration: the checkpoint decides, and a configuration that contradicts it is refused. */
 import type { NevaConfig } from '../config/index.ts';
 import { UserError } from '../errors.ts';
-import type { LlamaShape, NevaShape, VisionShape } from '../model/shapes.ts';
+import {
+  type Activation,
+  blockOf,
+  type GptBlock,
+  gptOf,
+  LLAMA_BLOCK,
+  type LlmShape,
+  type NevaShape,
+  NVGPT_BLOCK,
+  positionLimit,
+  type VisionShape,
+} from '../model/shapes.ts';
 
 /** What checkpoints say about the parts; undefined where a part starts at random. */
 export interface KnownShapes {
-  llm?: LlamaShape | undefined;
+  llm?: LlmShape | undefined;
   vision?: VisionShape | undefined;
   projector?: { type: string } | undefined;
 }
 
 interface Asked {
   key: string;
-  value: number | boolean | null;
+  value: number | boolean | string | null;
 }
 
-/** @param vocabSize rows that the tokenizer needs; the padded number when the LLM starts at random */
-export function resolveShape(config: NevaConfig, known: KnownShapes, vocabSize: number): NevaShape {
+/** @param tokens that the tokenizer has: the language model gets rows for all of them */
+export function resolveShape(config: NevaConfig, known: KnownShapes, tokens: number): NevaShape {
   const check = new Checker();
-  const llm = llmShape(config, known.llm, vocabSize, check);
+  const llm = llmShape(config, known.llm, tokens, check);
   const vision = visionShape(config, known.vision, check);
   const projector = {
     type: config.model.mm_cfg.mm_mlp_adapter_type,
     inputSize: vision.hiddenSize,
     outputSize: llm.hiddenSize,
   };
-  if (config.model.encoder_seq_length > llm.maxPositions) {
+  if (config.model.encoder_seq_length > positionLimit(llm)) {
     check.complain(
-      `model.encoder_seq_length=${config.model.encoder_seq_length} is more than the ${llm.maxPositions} positions of the language model`,
+      `model.encoder_seq_length=${config.model.encoder_seq_length} is more than the ${positionLimit(llm)} positions of the language model`,
     );
   }
   check.finish();
@@ -42,7 +53,7 @@ class Checker {
   }
 
   /** The checkpoint's value, which a configured one must equal. */
-  known(from: number | boolean, { key, value }: Asked): void {
+  known(from: number | boolean | string, { key, value }: Asked): void {
     if (value !== null && value !== from) this.complain(`${key}=${value}, but the checkpoint has ${from}`);
   }
 
@@ -59,53 +70,117 @@ class Checker {
   }
 }
 
-function llmShape(
-  { model: m }: NevaConfig,
-  known: LlamaShape | undefined,
-  vocabSize: number,
-  check: Checker,
-): LlamaShape {
-  const asked = {
-    numLayers: { key: 'model.num_layers', value: m.num_layers },
-    hiddenSize: { key: 'model.hidden_size', value: m.hidden_size },
-    ffnHiddenSize: { key: 'model.ffn_hidden_size', value: m.ffn_hidden_size },
-    numAttentionHeads: { key: 'model.num_attention_heads', value: m.num_attention_heads },
-    numQueryGroups: { key: 'model.num_query_groups', value: m.num_query_groups },
-    headDim: { key: 'model.kv_channels', value: m.kv_channels },
-    vocabSize: { key: 'model.vocab_size', value: m.vocab_size },
-    normEpsilon: { key: 'model.layernorm_epsilon', value: m.layernorm_epsilon },
-    rotaryBase: { key: 'model.rotary_base', value: m.rotary_base },
-    maxPositions: { key: 'model.max_position_embeddings', value: m.max_position_embeddings },
-    tiedEmbeddings: {
-      key: 'model.share_embeddings_and_output_weights',
-      value: m.share_embeddings_and_output_weights,
-    },
-  } satisfies Record<keyof LlamaShape, Asked>;
-  if (known) {
-    for (const name of Object.keys(asked) as (keyof LlamaShape)[]) check.known(known[name], asked[name]);
-    if (vocabSize > known.vocabSize) {
-      check.complain(
-        `the tokenizer has ${vocabSize} tokens, but the checkpoint's embedding only ${known.vocabSize} rows`,
-      );
-    }
-    return known;
-  }
-  const hiddenSize = check.needed(asked.hiddenSize);
-  const numAttentionHeads = check.needed(asked.numAttentionHeads);
+type Model = NevaConfig['model'];
+
+function llmShape({ model: m }: NevaConfig, known: LlmShape | undefined, tokens: number, check: Checker): LlmShape {
+  const shape = known ? knownShape(m, known, tokens, check) : newShape(m, tokens, check);
   const multiple = m.make_vocab_size_divisible_by * m.tensor_model_parallel_size;
-  return {
-    numLayers: check.needed(asked.numLayers),
-    hiddenSize,
-    ffnHiddenSize: check.needed(asked.ffnHiddenSize),
-    numAttentionHeads,
-    numQueryGroups: check.needed(asked.numQueryGroups, numAttentionHeads),
-    headDim: check.needed(asked.headDim, hiddenSize / numAttentionHeads),
-    vocabSize: check.needed(asked.vocabSize, Math.ceil(vocabSize / multiple) * multiple),
-    normEpsilon: check.needed(asked.normEpsilon, 1e-5),
-    rotaryBase: check.needed(asked.rotaryBase, 10000),
-    maxPositions: check.needed(asked.maxPositions, m.encoder_seq_length),
-    tiedEmbeddings: m.share_embeddings_and_output_weights ?? false,
+  const padded = Math.ceil(shape.vocabSize / multiple) * multiple;
+  const { headDim, gpt } = shape;
+  if (gpt?.positions === 'rope' && Math.trunc(headDim * gpt.rotaryPercentage) % 2 !== 0) {
+    check.complain(
+      `model.rotary_percentage=${gpt.rotaryPercentage} turns an odd part of the heads' ${headDim} dimensions`,
+    );
+  }
+  return padded === shape.vocabSize ? shape : { ...shape, paddedVocabSize: padded };
+}
+
+const asked = (m: Model) => ({
+  numLayers: { key: 'model.num_layers', value: m.num_layers },
+  hiddenSize: { key: 'model.hidden_size', value: m.hidden_size },
+  ffnHiddenSize: { key: 'model.ffn_hidden_size', value: m.ffn_hidden_size },
+  numAttentionHeads: { key: 'model.num_attention_heads', value: m.num_attention_heads },
+  numQueryGroups: { key: 'model.num_query_groups', value: m.num_query_groups },
+  headDim: { key: 'model.kv_channels', value: m.kv_channels },
+  vocabSize: { key: 'model.vocab_size', value: m.vocab_size },
+  normEpsilon: { key: 'model.layernorm_epsilon', value: m.layernorm_epsilon },
+  rotaryBase: { key: 'model.rotary_base', value: m.rotary_base },
+  maxPositions: { key: 'model.max_position_embeddings', value: m.max_position_embeddings },
+  tiedEmbeddings: { key: 'model.share_embeddings_and_output_weights', value: m.share_embeddings_and_output_weights },
+});
+
+const askedBlock = (m: Model) => ({
+  normalization: { key: 'model.normalization', value: m.normalization },
+  activation: { key: 'model.activation', value: activationOf(m) },
+  positions: { key: 'model.position_embedding_type', value: m.position_embedding_type },
+  rotaryPercentage: { key: 'model.rotary_percentage', value: m.rotary_percentage },
+  bias: { key: 'model.bias', value: m.bias },
+});
+
+/** Whether gate and up lie in one matrix (`fast-`) is a matter of NeMo's files. */
+function activationOf({ activation, openai_gelu }: Model): Activation | null {
+  if (activation === null) return null;
+  const plain = activation.replace(/^fast-/, '') as Activation;
+  return plain === 'gelu' && openai_gelu ? 'gelu-tanh' : plain;
+}
+
+/** The checkpoint's shape, with rows for the tokens that the tokenizer has more, and positions stretched if that is asked. */
+function knownShape(m: Model, known: LlmShape, tokens: number, check: Checker): LlmShape {
+  const block = blockOf(known);
+  const wanted = asked(m);
+  const vocabSize = Math.max(known.vocabSize, tokens);
+  for (const name of Object.keys(wanted) as (keyof typeof wanted)[]) {
+    check.known(name === 'vocabSize' ? vocabSize : known[name], wanted[name]);
+  }
+  const wantedBlock = askedBlock(m);
+  for (const name of Object.keys(wantedBlock) as (keyof typeof wantedBlock)[]) {
+    // Learned positions are not turned, whatever share is given.
+    if (name === 'rotaryPercentage' && block.positions !== 'rope') continue;
+    check.known(block[name], wantedBlock[name]);
+  }
+  const factor = m.seq_len_interpolation_factor;
+  const had = known.rotaryScaling;
+  if (factor !== null && had && !(had.type === 'linear' && had.factor === factor)) {
+    check.complain(
+      `model.seq_len_interpolation_factor=${factor}, but the checkpoint's positions are stretched already: ${had.type}, factor ${had.factor}`,
+    );
+  }
+  return { ...known, vocabSize, ...(had ? {} : stretchedBy(m, block, check)) };
+}
+
+function newShape(m: Model, tokens: number, check: Checker): LlmShape {
+  const wanted = asked(m);
+  const hiddenSize = check.needed(wanted.hiddenSize);
+  const numAttentionHeads = check.needed(wanted.numAttentionHeads);
+  const family = m.mm_cfg.llm.model_type === 'nvgpt' ? NVGPT_BLOCK : LLAMA_BLOCK;
+  const block: GptBlock = {
+    normalization: m.normalization ?? family.normalization,
+    activation: activationOf(m) ?? family.activation,
+    positions: m.position_embedding_type ?? family.positions,
+    rotaryPercentage: m.rotary_percentage ?? family.rotaryPercentage,
+    bias: m.bias ?? family.bias,
   };
+  if (m.vocab_size !== null && m.vocab_size < tokens) {
+    check.complain(`model.vocab_size=${m.vocab_size}, but the tokenizer has ${tokens} tokens`);
+  }
+  return {
+    numLayers: check.needed(wanted.numLayers),
+    hiddenSize,
+    ffnHiddenSize: check.needed(wanted.ffnHiddenSize),
+    numAttentionHeads,
+    numQueryGroups: check.needed(wanted.numQueryGroups, numAttentionHeads),
+    headDim: check.needed(wanted.headDim, hiddenSize / numAttentionHeads),
+    vocabSize: check.needed(wanted.vocabSize, tokens),
+    normEpsilon: check.needed(wanted.normEpsilon, 1e-5),
+    rotaryBase: check.needed(wanted.rotaryBase, 10000),
+    maxPositions: check.needed(wanted.maxPositions, m.encoder_seq_length),
+    tiedEmbeddings: m.share_embeddings_and_output_weights ?? false,
+    ...gptOf(block),
+    ...stretchedBy(m, block, check),
+  };
+}
+
+/** NeMo's position interpolation. */
+function stretchedBy(
+  { seq_len_interpolation_factor: factor }: Model,
+  { positions }: GptBlock,
+  check: Checker,
+): Pick<LlmShape, 'rotaryScaling'> {
+  if (factor === null || factor === 1) return {};
+  if (positions !== 'rope') {
+    check.complain(`model.seq_len_interpolation_factor=${factor}: only rotary positions can be stretched`);
+  }
+  return { rotaryScaling: { type: 'linear', factor } };
 }
 
 function visionShape({ model: m }: NevaConfig, known: VisionShape | undefined, check: Checker): VisionShape {

@@ -48,7 +48,6 @@ export function unsupported({ trainer, model }: NevaConfig): string[] {
       model.optim.grad_sync_dtype !== 'fp32',
       `model.optim.grad_sync_dtype=${model.optim.grad_sync_dtype}: gradients are summed over ranks in float32; set it to fp32`,
     ],
-    [model.mm_cfg.llm.model_type === 'nvgpt', 'model.mm_cfg.llm.model_type=nvgpt: only LLaMA is built yet'],
   ];
   return problems.filter(([is]) => is).map(([, text]) => text);
 }

@@ -20,16 +20,22 @@ export const architecture = {
     'Pad the embedding to a multiple of this times tensor_model_parallel_size; the padding takes no part',
     { min: 1 },
   ),
-  position_embedding_type: choice(['rope', 'learned_absolute'], 'rope', 'Position embedding', {
-    ...refused('rotary embeddings are the only ones'),
-  }),
-  rotary_percentage: float(null, 'Share of a head that is rotated; null = from the checkpoint (LLaMA 1, NVGPT 0.5)', {
+  position_embedding_type: choice(
+    ['rope', 'learned_absolute'],
+    null,
+    'Positions: rotary, or an embedding for each; null = from the checkpoint, or rope',
+  ),
+  rotary_percentage: float(null, 'Share of a head that is turned; null = from the checkpoint (LLaMA 1, NVGPT 0.5)', {
     min: 0,
     max: 1,
     exclusiveMin: true,
   }),
   rotary_base: float(null, 'Base of the rotary frequencies; null = from the checkpoint', { min: 1 }),
-  seq_len_interpolation_factor: float(null, 'Divides positions, to stretch the context', { min: 1 }),
+  seq_len_interpolation_factor: float(
+    null,
+    'Divides rotary positions, to stretch the context (Hugging Face: rope_scaling linear); null = as the checkpoint has it',
+    { min: 1 },
+  ),
   normalization: choice(
     ['rmsnorm', 'layernorm', 'layernorm1p'],
     null,
@@ -37,11 +43,11 @@ export const architecture = {
   ),
   layernorm_epsilon: float(null, "The norms' epsilon; null = from the checkpoint", { min: 0, exclusiveMin: true }),
   activation: choice(
-    ['fast-swiglu', 'swiglu', 'squared-relu', 'gelu'],
+    ['fast-swiglu', 'swiglu', 'fast-geglu', 'geglu', 'fast-reglu', 'reglu', 'squared-relu', 'gelu'],
     null,
-    'MLP; null = from the checkpoint (LLaMA fast-swiglu, NVGPT squared-relu)',
+    'MLP; null = from the checkpoint (LLaMA fast-swiglu, NVGPT squared-relu); fast- computes the same',
   ),
-  bias: bool(false, "Biases in the LLM's linear layers", { ...refused('neither LLaMA nor NVGPT has any') }),
+  bias: bool(null, "Biases in the LLM's linear layers; null = from the checkpoint (LLaMA and NVGPT have none)"),
   share_embeddings_and_output_weights: bool(null, 'One matrix for embedding and head; null = from the checkpoint'),
   init_method_std: float(0.014, 'Standard deviation of random weights', { min: 0 }),
   use_scaled_init_method: bool(true, 'Divide it by √(2·num_layers) in layers that write to the residual stream'),
@@ -107,7 +113,7 @@ export const execution = {
   apply_rope_fusion: bool(false, 'Fused rotary embedding', { ...oneKernel }),
   gradient_accumulation_fusion: bool(false, 'Add weight gradients in the matmul', { ...oneKernel }),
   persist_layer_norm: bool(true, 'Persistent norm kernel', { ...oneKernel }),
-  openai_gelu: bool(false, "OpenAI's GELU", { ...noEffect('the activation is in model.activation') }),
+  openai_gelu: bool(false, 'With activation gelu: GELU by tanh, as GPT-2 has it'),
   onnx_safe: bool(false, 'Exportable operators', { ...noEffect('nothing is exported to ONNX') }),
   megatron_legacy: bool(false, 'Old Megatron checkpoints', { ...refused('convert the checkpoint with NeMo first') }),
   use_cpu_initialization: bool(false, 'Make random weights on the CPU', {
