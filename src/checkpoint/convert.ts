@@ -6,7 +6,8 @@ import { mistake } from '../errors.ts';
 import { besideName, syncFolder, writeFileAtomic } from '../files.ts';
 import type { NevaShape } from '../model/shapes.ts';
 import { tokenizerFiles } from './folder.ts';
-import { type ConfigShapes, llamaConfig, originalConfig, visionConfig, writeConfig } from './hf_config.ts';
+import { type ConfigShapes, originalConfig, visionConfig, writeConfig } from './hf_config.ts';
+import { llmConfig } from './hf_llm.ts';
 import { type Layout, type Part, partOf, writeName } from './names.ts';
 import { type NemoOutput, writeNemo } from './nemo_write.ts';
 import { addTower, openWhole, type WholeModel } from './parts.ts';
@@ -64,9 +65,9 @@ export function convert(engine: Engine | null, asked: ConvertOptions): Converted
   }
 }
 
-/** What all of a model is: a LLaMA is all language model, a CLIP all tower. */
+/** What all of a model is: a LLaMA or NVGPT is all language model, a CLIP all tower. */
 function wholePart({ config, parts }: WholeModel): 'all' | Part {
-  if (config?.kind === 'llama' && !parts.projector) return 'llm';
+  if (config?.kind === 'llm' && !parts.projector) return 'llm';
   return config?.kind === 'clip' && !parts.projector ? 'vision' : 'all';
 }
 
@@ -175,7 +176,7 @@ function needShape<T>(from: string, shape: T | undefined): T {
 function configOf({ part, to, from }: ConvertOptions, shapes: ConfigShapes | null): object | null {
   switch (part) {
     case 'llm':
-      return llamaConfig(needShape(from, shapes?.llm));
+      return llmConfig(needShape(from, shapes?.llm));
     case 'vision':
       return visionConfig(needShape(from, shapes?.vision));
     case 'projector':

@@ -21,6 +21,7 @@ import type { AdamWState, Engine, Parameter, Tensor } from '../engine/engine.ts'
 import { isUserError, mistake } from '../errors.ts';
 import type { NevaShape } from '../model/shapes.ts';
 import { readJsonObject } from './json.ts';
+import { isVocabulary } from './names.ts';
 import { readSafetensors, type TensorEntry } from './safetensors.ts';
 
 /** Weights that are not in the checkpoint because they did not change: where they are, and what tells them from others. */
@@ -150,7 +151,10 @@ export function verifyCheckpoint(folder: string): void {
   });
 }
 
-/** Puts a checkpoint's values into parameters and optimizer states of the same names and shapes. */
+/**
+ * Puts a checkpoint's values into parameters and optimizer states of the same names and shapes. Padding of the vocabulary is not in
+ * the file: it is zero.
+ */
 export function restore(
   engine: Engine,
   folder: string,
@@ -159,26 +163,34 @@ export function restore(
 ): void {
   const weights = readSafetensors(join(folder, 'model.safetensors')).entries;
   const moments = readSafetensors(join(folder, 'optimizer.safetensors')).entries;
-  const fill = (entries: ReadonlyMap<string, TensorEntry>, name: string, target: Tensor) => {
+  const fill = (entries: ReadonlyMap<string, TensorEntry>, name: string, target: Tensor, rows = target.shape[0]) => {
     const entry = entries.get(name);
-    if (!entry || entry.shape.join() !== target.shape.join()) {
+    const expected = target.shape.map((size, i) => (i === 0 ? rows! : size));
+    if (!entry || entry.shape.join() !== expected.join()) {
       throw mistake({
         where: folder,
         problem: `this run's ${name} cannot be continued from it`,
-        expected: `[${target.shape.join(', ')}]`,
+        expected: `[${expected.join(', ')}]`,
         found: entry ? `[${entry.shape.join(', ')}]` : 'nothing of that name',
         fix: 'resume with the model and freeze settings that the run began with, or start a new run (exp_manager.name=…)',
       });
     }
-    engine.scope(() => engine.assign(target, engine.fromFile(entry.file, entry.offset, entry.shape, entry.dtype)));
+    engine.scope(() => {
+      const stored = engine.fromFile(entry.file, entry.offset, entry.shape, entry.dtype);
+      const padding = [target.shape[0]! - rows!, ...target.shape.slice(1)];
+      const whole = padding[0] ? engine.concat([stored, engine.zeros(padding, entry.dtype)], 0) : stored;
+      engine.assign(target, whole);
+    });
   };
-  for (const { name, value, main } of parameters) {
-    fill(weights, name, main ?? value);
+  for (const { name, value, main, rows } of parameters) {
+    fill(weights, name, main ?? value, rows);
     if (main) engine.assign(value, main);
   }
   for (const [name, { expAvg, expAvgSq }] of optimizer) {
-    fill(moments, `exp_avg.${name}`, expAvg);
-    fill(moments, `exp_avg_sq.${name}`, expAvgSq);
+    // Moments lie in the file as their weight does, which has been compared with the parameter's.
+    const rows = isVocabulary(name) ? weights.get(name)?.shape[0] : undefined;
+    fill(moments, `exp_avg.${name}`, expAvg, rows);
+    fill(moments, `exp_avg_sq.${name}`, expAvgSq, rows);
   }
 }
 

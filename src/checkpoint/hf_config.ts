@@ -3,13 +3,13 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { mistake } from '../errors.ts';
 import type { LlmShape, NevaShape, ProjectorShape, VisionShape } from '../model/shapes.ts';
+import { ConfigReader, type Json } from './config_reader.ts';
+import { isLlmType, llmConfig, llmType, readLlm } from './hf_llm.ts';
 import { readJsonObject } from './json.ts';
-
-type Json = Record<string, unknown>;
 
 /** What a folder's config.json tells; parts that it says nothing about are absent. */
 export interface ConfigShapes {
-  kind: 'llava' | 'llama' | 'clip';
+  kind: 'llava' | 'llm' | 'clip';
   llm?: LlmShape;
   vision?: VisionShape;
   projector?: ProjectorShape;
@@ -29,7 +29,9 @@ export function readConfigShapes(folder: string): ConfigShapes | null {
   const read = new Reader(file);
   switch (config.model_type) {
     case 'llama':
-      return { kind: 'llama', llm: read.llama(config) };
+    case 'nemotron':
+    case 'nvgpt':
+      return { kind: 'llm', llm: readLlm(read, config.model_type, config) };
     case 'clip_vision_model':
       return { kind: 'clip', vision: read.vision(config) };
     case 'clip':
@@ -45,79 +47,47 @@ export function readConfigShapes(folder: string): ConfigShapes | null {
       throw mistake({
         where: file,
         problem: 'a kind of model that neva does not know',
-        expected: 'model_type llama, clip_vision_model, clip or llava',
+        expected: 'model_type llama, nemotron, nvgpt, clip_vision_model, clip or llava',
         found: JSON.stringify(config.model_type ?? null),
       });
   }
 }
 
-class Reader {
-  readonly #file: string;
-
-  constructor(file: string) {
-    this.#file = file;
-  }
-
-  llama(c: Json): LlmShape {
-    const hiddenSize = this.#count(c, 'hidden_size', 4096);
-    const numAttentionHeads = this.#count(c, 'num_attention_heads', 32);
-    const rope = (c.rope_parameters ?? c.rope_scaling ?? {}) as Json;
-    const ropeType = rope.rope_type ?? rope.type ?? 'default';
-    if (ropeType !== 'default') this.#refuse('rope scaling', 'default', String(ropeType));
-    this.#only(c, 'attention_bias', false);
-    this.#only(c, 'mlp_bias', false);
-    this.#only(c, 'hidden_act', 'silu');
-    const numQueryGroups = this.#count(c, 'num_key_value_heads', numAttentionHeads);
-    if (numAttentionHeads % numQueryGroups !== 0) {
-      this.#refuse('num_key_value_heads', `a divisor of the ${numAttentionHeads} heads`, String(numQueryGroups));
-    }
-    return {
-      numLayers: this.#count(c, 'num_hidden_layers', 32),
-      hiddenSize,
-      ffnHiddenSize: this.#count(c, 'intermediate_size', 11008),
-      numAttentionHeads,
-      numQueryGroups,
-      headDim: this.#count(c, 'head_dim', hiddenSize / numAttentionHeads),
-      vocabSize: this.#count(c, 'vocab_size', 32000),
-      normEpsilon: this.#positive(c, 'rms_norm_eps', 1e-6),
-      // transformers 5 moved it into rope_parameters.
-      rotaryBase: this.#positive({ ...c, ...rope }, 'rope_theta', 10000),
-      maxPositions: this.#count(c, 'max_position_embeddings', 2048),
-      tiedEmbeddings: c.tie_word_embeddings === true,
-    };
-  }
-
+class Reader extends ConfigReader {
   /** LLaVA's choice of hidden state and class token unless `feature` says otherwise. */
   vision(c: Json, feature: VisionFeature = LLAVA_FEATURE): VisionShape {
-    this.#only(c, 'hidden_act', 'quick_gelu');
-    this.#only(c, 'num_channels', 3);
+    this.only(c, 'hidden_act', 'quick_gelu');
+    this.only(c, 'num_channels', 3);
     return {
-      imageSize: this.#count(c, 'image_size', 224),
-      patchSize: this.#count(c, 'patch_size', 32),
-      hiddenSize: this.#count(c, 'hidden_size', 768),
-      numLayers: this.#count(c, 'num_hidden_layers', 12),
-      numAttentionHeads: this.#count(c, 'num_attention_heads', 12),
-      ffnHiddenSize: this.#count(c, 'intermediate_size', 3072),
-      normEpsilon: this.#positive(c, 'layer_norm_eps', 1e-5),
+      imageSize: this.count(c, 'image_size', 224),
+      patchSize: this.count(c, 'patch_size', 32),
+      hiddenSize: this.count(c, 'hidden_size', 768),
+      numLayers: this.count(c, 'num_hidden_layers', 12),
+      numAttentionHeads: this.count(c, 'num_attention_heads', 12),
+      ffnHiddenSize: this.count(c, 'intermediate_size', 3072),
+      normEpsilon: this.positive(c, 'layer_norm_eps', 1e-5),
       ...feature,
     };
   }
 
   llava(c: Json): ConfigShapes {
     const [text, tower] = [this.object(c, 'text_config'), this.object(c, 'vision_config')];
-    this.#only(text, 'model_type', 'llama', 'text_config.');
-    this.#only(tower, 'model_type', 'clip_vision_model', 'vision_config.');
-    this.#only(c, 'projector_hidden_act', 'gelu');
-    this.#only(c, 'multimodal_projector_bias', true);
+    const textType = text.model_type ?? 'llama';
+    if (!isLlmType(textType)) {
+      this.refuse('text_config.model_type', 'llama, nemotron or nvgpt', JSON.stringify(textType));
+    }
+    this.only(tower, 'model_type', 'clip_vision_model', 'vision_config.');
+    this.only(c, 'projector_hidden_act', 'gelu');
+    this.only(c, 'multimodal_projector_bias', true);
     const strategy = c.vision_feature_select_strategy ?? 'default';
     if (strategy !== 'default' && strategy !== 'full') {
-      this.#refuse('vision_feature_select_strategy', 'default or full', String(strategy));
+      this.refuse('vision_feature_select_strategy', 'default or full', String(strategy));
     }
-    const llm = this.llama(text);
+    const llm = readLlm(this, textType, text);
     // LlavaConfig ties when either says so.
     llm.tiedEmbeddings ||= c.tie_word_embeddings === true;
     const vision = this.vision(tower, {
-      selectLayer: this.#number(c, 'vision_feature_layer', -2),
+      selectLayer: this.number(c, 'vision_feature_layer', -2),
       classTokenLength: strategy === 'default' ? 1 : 0,
     });
     const type = String(c.mm_projector_type ?? 'mlp2x_gelu');
@@ -131,13 +101,13 @@ class Reader {
 
   /** liuhaotian/llava-v1.5-7b and the like: the tower is named, its shape is not here. */
   originalLlava(c: Json): ConfigShapes {
-    this.#only(c, 'mm_patch_merge_type', 'flat'); // anything else is LLaVA 1.6, which tiles its pictures
-    const llm = this.llama(c);
+    this.only(c, 'mm_patch_merge_type', 'flat'); // anything else is LLaVA 1.6, which tiles its pictures
+    const llm = readLlm(this, 'llama', c);
     const type = String(c.mm_projector_type ?? 'linear');
-    const inputSize = this.#count(c, 'mm_hidden_size', 1024);
+    const inputSize = this.count(c, 'mm_hidden_size', 1024);
     const selected = c.mm_vision_select_feature ?? 'patch';
     if (selected !== 'patch' && selected !== 'cls_patch') {
-      this.#refuse('mm_vision_select_feature', 'patch or cls_patch', String(selected));
+      this.refuse('mm_vision_select_feature', 'patch or cls_patch', String(selected));
     }
     return {
       kind: 'llava',
@@ -145,50 +115,10 @@ class Reader {
       projector: { type, inputSize, outputSize: llm.hiddenSize },
       ...(typeof c.mm_vision_tower === 'string' ? { visionTower: c.mm_vision_tower } : {}),
       feature: {
-        selectLayer: this.#number(c, 'mm_vision_select_layer', LLAVA_FEATURE.selectLayer),
+        selectLayer: this.number(c, 'mm_vision_select_layer', LLAVA_FEATURE.selectLayer),
         classTokenLength: selected === 'patch' ? 1 : 0,
       },
     };
-  }
-
-  object(c: Json, key: string): Json {
-    const value = c[key];
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-      throw mistake({ where: this.#file, problem: `${key} is missing or no object` });
-    }
-    return value as Json;
-  }
-
-  #number(c: Json, key: string, fallback: number): number {
-    const value = c[key] ?? fallback;
-    if (typeof value !== 'number' || !Number.isFinite(value)) {
-      throw mistake({ where: `${this.#file}: ${key}`, problem: 'not a number', found: JSON.stringify(value) });
-    }
-    return value;
-  }
-
-  #positive(c: Json, key: string, fallback: number): number {
-    const value = this.#number(c, key, fallback);
-    if (value <= 0) throw mistake({ where: `${this.#file}: ${key}`, problem: 'not above 0', found: String(value) });
-    return value;
-  }
-
-  #count(c: Json, key: string, fallback: number): number {
-    const value = this.#number(c, key, fallback);
-    if (!Number.isInteger(value) || value < 1) {
-      throw mistake({ where: `${this.#file}: ${key}`, problem: 'not a whole number above 0', found: String(value) });
-    }
-    return value;
-  }
-
-  /** A setting that neva's model has fixed; absent means the same. */
-  #only(c: Json, key: string, value: unknown, prefix = ''): void {
-    const found = c[key] ?? value;
-    if (found !== value) this.#refuse(prefix + key, String(value), JSON.stringify(found));
-  }
-
-  #refuse(what: string, expected: string, found: string): never {
-    throw mistake({ where: this.#file, problem: `${what}: neva's model does not have this`, expected, found });
   }
 }
 
@@ -199,7 +129,7 @@ export function writeConfig({ llm, vision, projector }: NevaShape): Json {
   return {
     architectures: ['LlavaForConditionalGeneration'],
     model_type: 'llava',
-    text_config: llamaConfig(llm),
+    text_config: llmConfig(llm),
     vision_config: visionConfig(vision),
     mm_projector_type: projector.type,
     projector_hidden_act: 'gelu',
@@ -213,8 +143,16 @@ export function writeConfig({ llm, vision, projector }: NevaShape): Json {
 /** config.json of LLaVA's own code: the LLM's fields at the top; the tower is in the weights, or named. */
 export function originalConfig(shapes: ConfigShapes & { llm: LlmShape; projector: ProjectorShape }): Json {
   const { llm, projector, vision, feature = vision ?? LLAVA_FEATURE, visionTower } = shapes;
+  if (llmType(llm) !== 'llama') {
+    throw mistake({
+      where: '--to llava',
+      problem: "LLaVA's own code knows LLaMA alone",
+      found: `a language model of type ${llmType(llm)}`,
+      fix: 'use --to hf or --to hf-new',
+    });
+  }
   return {
-    ...llamaConfig(llm),
+    ...llmConfig(llm),
     architectures: ['LlavaLlamaForCausalLM'],
     model_type: 'llava_llama',
     ...(visionTower ? { mm_vision_tower: visionTower } : {}),
@@ -226,23 +164,6 @@ export function originalConfig(shapes: ConfigShapes & { llm: LlmShape; projector
     use_mm_proj: true,
   };
 }
-
-export const llamaConfig = (s: LlmShape): Json => ({
-  architectures: ['LlamaForCausalLM'],
-  model_type: 'llama',
-  hidden_act: 'silu',
-  num_hidden_layers: s.numLayers,
-  hidden_size: s.hiddenSize,
-  intermediate_size: s.ffnHiddenSize,
-  num_attention_heads: s.numAttentionHeads,
-  num_key_value_heads: s.numQueryGroups,
-  head_dim: s.headDim,
-  vocab_size: s.vocabSize,
-  rms_norm_eps: s.normEpsilon,
-  rope_theta: s.rotaryBase,
-  max_position_embeddings: s.maxPositions,
-  tie_word_embeddings: s.tiedEmbeddings,
-});
 
 export const visionConfig = (s: VisionShape): Json => ({
   architectures: ['CLIPVisionModel'],

@@ -11,7 +11,7 @@ export type Part = 'llm' | 'vision' | 'projector';
 /** What a name in a file stands for: a weight under its own name, or one that is left out, with the reason. */
 export type Reading = { name: string; part: Part } | { dropped: string } | null;
 
-const LLM_BODY = '(?:embed_tokens\\.|layers\\.|norm\\.)';
+const LLM_BODY = '(?:embed_tokens\\.|embed_positions\\.|layers\\.|norm\\.)';
 const TOWER_BODY = '(?:embeddings\\.|encoder\\.|pre_layrnorm\\.|post_layernorm\\.)';
 
 const OTHER_HALF = 'the text half of CLIP';
@@ -69,6 +69,10 @@ export function partOf(ownName: string): Part {
   if (ownName.startsWith('multi_modal_projector.')) return 'projector';
   throw new Error(`${ownName} is no weight name of neva's`);
 }
+
+/** Whether a weight, by its own name, has a row a token. */
+export const isVocabulary = (ownName: string): boolean =>
+  /^language_model\.(?:model\.embed_tokens|lm_head)\.weight$/.test(ownName);
 
 /** Layouts that can be written. `hf` is neva's own; `part` are plain LLaMA, plain CLIP and LLaVA's mm_projector file. */
 export type Layout = 'hf' | 'hf-new' | 'llava' | 'part';

@@ -59,7 +59,7 @@ function hparams(path: string): NemoConfig {
 function merge(path: string, config: NemoConfig, ranks: readonly RankFile[], tokenizer: Region | null): NemoModel {
   const { llm, vision, projector, feature, visionTower } = config;
   const merger = new NemoMerger(path, ranks, llm?.numLayers ?? vision?.numLayers ?? 1);
-  const shapes: ConfigShapes = { kind: projector ? 'llava' : llm ? 'llama' : 'clip' };
+  const shapes: ConfigShapes = { kind: projector ? 'llava' : llm ? 'llm' : 'clip' };
   if (feature) shapes.feature = feature;
   if (visionTower) shapes.visionTower = visionTower;
   if (projector) shapes.projector = { ...projector, outputSize: llm?.hiddenSize ?? 0 };

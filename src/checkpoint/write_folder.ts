@@ -41,17 +41,19 @@ export interface Snapshot {
 
 /** Copies everything that training will change. Host memory: the weights' bytes in float32, and twice as many of moments. */
 export function takeSnapshot(engine: Engine, content: CheckpointContent): Snapshot {
-  const entry = (name: string, tensor: Tensor): SnapshotTensor => ({
+  const entry = (name: string, tensor: Tensor, rows = tensor.shape[0]): SnapshotTensor => ({
     name,
     dtype: tensor.dtype,
-    shape: [...tensor.shape],
-    bytes: engine.bytes(tensor) as Uint8Array<ArrayBuffer>,
+    shape: rows === tensor.shape[0] ? [...tensor.shape] : [rows!, ...tensor.shape.slice(1)],
+    bytes: leadingRows(engine, tensor, rows),
   });
+  // Padding is a matter of how a run is laid out: with another layout, a checkpoint goes on all the same.
+  const rowsOf = new Map(content.parameters.map(({ name, rows }) => [name, rows]));
   // The main weight is the exact one; `value` is its rounding.
-  const weights = content.parameters.map(({ name, value, main }) => entry(name, main ?? value));
+  const weights = content.parameters.map(({ name, value, main, rows }) => entry(name, main ?? value, rows));
   const moments = [...content.optimizer].flatMap(([name, { expAvg, expAvgSq }]) => [
-    entry(`exp_avg.${name}`, expAvg),
-    entry(`exp_avg_sq.${name}`, expAvgSq),
+    entry(`exp_avg.${name}`, expAvg, rowsOf.get(name)),
+    entry(`exp_avg_sq.${name}`, expAvgSq, rowsOf.get(name)),
   ]);
   return {
     step: content.state.step,
@@ -66,6 +68,14 @@ export function takeSnapshot(engine: Engine, content: CheckpointContent): Snapsh
     ],
     files: content.files,
   };
+}
+
+function leadingRows(engine: Engine, tensor: Tensor, rows: number | undefined): Uint8Array<ArrayBuffer> {
+  if (rows === tensor.shape[0]) return engine.bytes(tensor) as Uint8Array<ArrayBuffer>;
+  const part = engine.slice(tensor, 0, 0, rows!);
+  const bytes = engine.bytes(part) as Uint8Array<ArrayBuffer>;
+  part.dispose();
+  return bytes;
 }
 
 /** The memory of a snapshot, each buffer once: to be handed to another thread. */

@@ -4,7 +4,7 @@ import { encodePrompt } from '../data/example.ts';
 import type { Turn } from '../data/segments.ts';
 import type { Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
-import { featuresPerImage } from '../model/shapes.ts';
+import { featuresPerImage, positionLimit } from '../model/shapes.ts';
 import { decode } from './decode.ts';
 import type { Asked, LoadedModel } from './load.ts';
 import { uniformDraws } from './sample.ts';
@@ -46,7 +46,7 @@ export function answerer(engine: Engine, loaded: LoadedModel, inference: NevaCon
       { turns, ...(system === undefined ? {} : { system }) },
       { featuresPerImage: featuresPerImage(model.shape.vision), useImStartEnd: loaded.useImStartEnd },
     );
-    const { maxPositions } = model.shape.llm;
+    const maxPositions = positionLimit(model.shape.llm);
     if (encoded.ids.length >= maxPositions) {
       throw mistake({
         where: 'the prompt',
@@ -69,6 +69,7 @@ export function answerer(engine: Engine, loaded: LoadedModel, inference: NevaCon
         maxTokens: inference.tokens_to_generate,
         minTokens: inference.min_tokens_to_generate,
         endId: tokenizer.eosId ?? -1,
+        vocabSize: tokenizer.vocabSize,
         ends: (tokens) => {
           onText?.(withoutEnd(tokenizer.decode(tokens).trimStart(), endStrings));
           return endStrings.some((end) => tokenizer.decode(tokens, { special: true }).endsWith(end));

@@ -18,6 +18,8 @@ export interface DecodeOptions extends SamplingOptions {
   maxTokens: number;
   minTokens: number;
   endId: number;
+  /** Tokens that the tokenizer has: none beyond them is ever chosen. Absent: all that the model has. */
+  vocabSize?: number;
   /** Asked after every token with all of them; true ends the answer (end strings). */
   ends?: (tokens: readonly number[]) => boolean;
   draw: () => number;
@@ -37,7 +39,7 @@ export function decode(engine: Engine, model: NevaModel, prompt: EncodedPrompt, 
     let input = promptInput(model, prompt);
     let position = 0;
     while (tokens.length < limit) {
-      const scores = nextScores(engine, model, input, caches, position);
+      const scores = nextScores(engine, model, input, caches, position).subarray(0, options.vocabSize);
       if (tokens.length < options.minTokens) scores[options.endId] = Number.NEGATIVE_INFINITY;
       const token = chooseToken(scores, tokens, options, options.draw);
       if (token === options.endId) return { tokens, finishReason: 'stop' };

@@ -11,7 +11,7 @@ import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts';
 import type { Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { NevaModel } from '../model/neva.ts';
-import { featuresPerImage } from '../model/shapes.ts';
+import { featuresPerImage, positionLimit } from '../model/shapes.ts';
 import { newestCheckpoint } from '../report/run_folder.ts';
 
 export interface Asked {
@@ -82,7 +82,7 @@ export function loadModel(engine: Engine, asked: Asked): LoadedModel {
     additionalTokens: state?.additionalTokens ?? [],
     template: state?.template ?? asked.template,
     templateCompat: state?.templateCompat ?? asked.templateCompat,
-    maxLength: shapes.llm.maxPositions,
+    maxLength: positionLimit(shapes.llm),
     featuresPerImage: featuresPerImage(shapes.vision),
     useImStartEnd: state?.useImStartEnd ?? false,
   };

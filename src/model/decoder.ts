@@ -200,7 +200,7 @@ export class DecoderBlock {
 }
 
 const linear = (engine: Engine, x: Tensor, { weight, bias }: Linear): Tensor =>
-  engine.linear(x, weight.value, bias && bias.value);
+  engine.linear(x, weight.value, bias?.value);
 
 function append(engine: Engine, cache: BlockCache, k: Tensor, v: Tensor): [Tensor, Tensor] {
   const keys = engine.keep(cache.keys ? engine.concat([cache.keys, k], 2) : engine.concat([k], 2));

@@ -51,7 +51,7 @@ test('names are those of each layout', () => {
 
 test('a part is a model of its own, with its shape', () => {
   const shapes = openWeights(model).config!;
-  assert.deepEqual(openWeights(converted({ part: 'llm' })).config, { kind: 'llama', llm: shapes.llm });
+  assert.deepEqual(openWeights(converted({ part: 'llm' })).config, { kind: 'llm', llm: shapes.llm });
   assert.deepEqual(openWeights(converted({ part: 'vision' })).config, { kind: 'clip', vision: shapes.vision });
 });
 

@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { readConfigShapes, writeConfig } from '../../src/checkpoint/hf_config.ts';
+import { llmType } from '../../src/checkpoint/hf_llm.ts';
 import { isUserError } from '../../src/errors.ts';
-import type { NevaShape } from '../../src/model/shapes.ts';
+import { type GptBlock, type NevaShape, NVGPT_BLOCK } from '../../src/model/shapes.ts';
 import { fixture, readJson } from '../support/fixtures.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-config-'));
@@ -46,7 +47,7 @@ test('what transformers saved of the tiny LLaVA, whole and in parts', () => {
     classTokenLength: 1,
   });
   assert.deepEqual(whole.projector, { type: 'mlp2x_gelu', inputSize: 32, outputSize: 48 });
-  assert.deepEqual(readConfigShapes(fixture('llava/llm')), { kind: 'llama', llm: whole.llm });
+  assert.deepEqual(readConfigShapes(fixture('llava/llm')), { kind: 'llm', llm: whole.llm });
   assert.deepEqual(readConfigShapes(fixture('llava/vision')), { kind: 'clip', vision: whole.vision });
 });
 
@@ -121,11 +122,34 @@ test('a LLaVA original gives its language model and projector; the tower is else
   assert.deepEqual(config.projector, { type: 'mlp2x_gelu', inputSize: 32, outputSize: 64 });
 });
 
+const blocks: GptBlock[] = [
+  NVGPT_BLOCK,
+  { ...NVGPT_BLOCK, bias: true, activation: 'gelu-tanh', rotaryPercentage: 0.25 },
+  { ...NVGPT_BLOCK, activation: 'swiglu' },
+  { normalization: 'layernorm', activation: 'gelu', positions: 'learned_absolute', rotaryPercentage: 1, bias: true },
+];
+
+test('blocks are written as the class of transformers that has them', () => {
+  const { llm } = read(tiny) as unknown as NevaShape;
+  const types = [undefined, ...blocks].map((gpt) => llmType(gpt ? { ...llm, gpt } : llm));
+  assert.deepEqual(types, ['llama', 'nemotron', 'nemotron', 'nvgpt', 'nvgpt']);
+});
+
+test('NemotronConfig’s defaults, for what a file leaves out', () => {
+  const { llm } = read({ model_type: 'nemotron' });
+  assert.deepEqual(
+    [llm!.hiddenSize, llm!.numAttentionHeads, llm!.headDim, llm!.vocabSize, llm!.normEpsilon],
+    [6144, 48, 128, 256000, 1e-5],
+  );
+  assert.deepEqual(llm!.gpt, NVGPT_BLOCK);
+});
+
 test('shapes written are shapes read', () => {
   const { llm, vision, projector } = read(tiny) as unknown as NevaShape;
   for (const shape of [
     { llm, vision, projector },
     { llm: { ...llm, rotaryBase: 12345, tiedEmbeddings: true, headDim: 16 }, vision, projector },
+    ...blocks.map((gpt) => ({ llm: { ...llm, gpt }, vision, projector })),
     { llm, vision: { ...vision, selectLayer: -1, classTokenLength: 0 }, projector: { ...projector, type: 'linear' } },
   ]) {
     assert.deepEqual(read(writeConfig(shape)), { kind: 'llava', ...shape });
@@ -140,9 +164,25 @@ const refused: [string, object, RegExp][] = [
   ['a language model that is no LLaMA', text({ model_type: 'mistral' }), /text_config[\s\S]*mistral/],
   ['a tower that is no CLIP', tower({ model_type: 'siglip_vision_model' }), /vision_config[\s\S]*siglip/],
   ['a tower with exact GELU', tower({ hidden_act: 'gelu' }), /quick_gelu[\s\S]*gelu/],
-  ['llama 3 rope', { model_type: 'llama', rope_scaling: { rope_type: 'llama3', factor: 8 } }, /llama3/],
-  ['linear rope, old spelling', { model_type: 'llama', rope_scaling: { type: 'linear', factor: 2 } }, /linear/],
-  ['scaled rope, new spelling', text({ rope_parameters: { rope_theta: 1e4, rope_type: 'yarn' } }), /yarn/],
+  [
+    'llama 3 positions without their borders',
+    { model_type: 'llama', rope_scaling: { rope_type: 'llama3', factor: 8 } },
+    /low_freq_factor/,
+  ],
+  ['stretched positions without a factor', { model_type: 'llama', rope_scaling: { type: 'linear' } }, /factor/],
+  ['YaRN without a factor', text({ rope_parameters: { rope_theta: 1e4, rope_type: 'yarn' } }), /factor/],
+  [
+    'another way of stretching positions',
+    text({ rope_parameters: { rope_theta: 1e4, rope_type: 'longrope' } }),
+    /rope scaling[\s\S]*linear, dynamic, llama3 or yarn[\s\S]*longrope/,
+  ],
+  ['a Nemotron with a gate', { model_type: 'nemotron', hidden_act: 'silu' }, /hidden_act[\s\S]*relu2[\s\S]*silu/],
+  [
+    'a Nemotron with biases in one half of its blocks',
+    { model_type: 'nemotron', attention_bias: true, mlp_bias: false },
+    /mlp_bias/,
+  ],
+  ['an NVGPT with an unknown norm', { model_type: 'nvgpt', normalization: 'scalenorm' }, /layernorm1p[\s\S]*scalenorm/],
   ['biases in attention', { model_type: 'llama', attention_bias: true }, /attention_bias/],
   ['several feature layers', { ...tiny, vision_feature_layer: [-2, -5] }, /vision_feature_layer/],
   [

@@ -49,7 +49,7 @@ for (const name of ['llm_legacy.nemo', 'llm_mcore_tp2.nemo', 'llm_mcore_gz.nemo'
   test(`${name} is the LLaMA that it was made from`, () => {
     const { config, entries, tokenizerFolder } = openWeights(fixture(`foreign/${name}`));
     assertSame(contentsOf(entries), expected, parts('language_model.'));
-    assert.deepEqual(config, { kind: 'llama', llm: hf.config!.llm });
+    assert.deepEqual(config, { kind: 'llm', llm: hf.config!.llm });
     assert.deepEqual(
       readFileSync(join(tokenizerFolder!, 'tokenizer.model')),
       readFileSync(fixture('foreign/hf/tokenizer.model')),

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { type ConvertOptions, convert } from '../../src/checkpoint/convert.ts';
-import { llamaConfig } from '../../src/checkpoint/hf_config.ts';
+import { llmConfig } from '../../src/checkpoint/hf_llm.ts';
 import { writeSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import { isUserError } from '../../src/errors.ts';
@@ -107,7 +107,7 @@ function eightHeads(groups: number): string {
     maxPositions: 32,
     tiedEmbeddings: false,
   };
-  writeFileSync(join(model, 'config.json'), JSON.stringify(llamaConfig(config)));
+  writeFileSync(join(model, 'config.json'), JSON.stringify(llmConfig(config)));
   return model;
 }
 
@@ -140,7 +140,7 @@ test('the vision tower as a CLIP archive, the projector as one of its own', () =
 
 test('all of a model that is but one part is that part', () => {
   const llm = converted({ from: fixture('foreign/llm_mcore_tp2.nemo'), to: 'hf' }, '');
-  assert.equal(openWeights(llm).config?.kind, 'llama');
+  assert.equal(openWeights(llm).config?.kind, 'llm');
   const tower = converted({ from: fixture('foreign/clip_tp2.nemo'), to: 'hf' }, '');
   assertSame(contentsOf(openWeights(tower).entries), expected, (name) => name.startsWith('vision_tower.'));
 });

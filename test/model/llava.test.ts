@@ -50,7 +50,7 @@ const labels = reference.label_tokens as number;
 test('shapes are read from the files of Hugging Face', () => {
   const { config } = openWeights(fixture('llava/model'));
   assert.deepEqual(config, { kind: 'llava', ...SHAPE });
-  assert.deepEqual(openWeights(fixture('llava/llm')).config, { kind: 'llama', llm: SHAPE.llm });
+  assert.deepEqual(openWeights(fixture('llava/llm')).config, { kind: 'llm', llm: SHAPE.llm });
   assert.deepEqual(openWeights(fixture('llava/vision')).config, { kind: 'clip', vision: SHAPE.vision });
 });
 

@@ -2,15 +2,18 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { decode } from '../../../src/generate/decode.ts';
+import type { LlmShape } from '../../../src/model/shapes.ts';
 import { forwardBackward } from '../../../src/train/walk.ts';
 import { assertClose } from '../../support/allclose.ts';
 import { tensorFile } from '../../support/fixtures.ts';
+import { compareWithReference } from '../../support/gpt.ts';
 import { greedy, reference, referenceInput, referencePrompt, tinyLlava } from '../../support/llava.ts';
 import { tfjsEngine } from '../../support/tfjs.ts';
 import { tinyRun } from '../../support/tiny_run.ts';
 import { torchEngine } from '../../support/torch.ts';
 
 const engine = await tfjsEngine();
+const padded = (shape: LlmShape): LlmShape => ({ ...shape, paddedVocabSize: 104 });
 const labels = reference.label_tokens as number;
 
 test('loss and the gradient of every parameter', () => {
@@ -29,6 +32,10 @@ test('loss and the gradient of every parameter', () => {
   }
   assert.ok(compared > 30);
 });
+
+for (const name of ['nemotron', 'gpt2', 'nvgpt']) {
+  test(`${name}: logits, loss and gradients`, () => compareWithReference(engine, name, { change: padded }));
+}
 
 for (const stage of ['pretrain', 'finetune'] as const) {
   test(`10 steps of ${stage} give the losses of Hugging Face and of the torch engine`, () => {
