@@ -11,6 +11,7 @@ import { makeMesh, meshTable } from '../parallel/mesh.ts';
 import type { Report } from '../report/report.ts';
 import { markFinished, type RunFolder } from '../report/run_folder.ts';
 import { type Assembled, assemble } from './assemble.ts';
+import { tellBadRecords } from './bad_records.ts';
 import { dataOptions, validationOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
 import { openOptimizer } from './open_optimizer.ts';
@@ -47,8 +48,8 @@ export async function train(
   const resumed = run.lastCheckpoint ? readCheckpoint(run.lastCheckpoint) : null;
   const start = resumed ? positionOf(resumed) : BEGINNING;
   const loader = await openLoader(data, start);
+  const countBadRecords = tellBadRecords(loader, report.log);
   try {
-    loader.onProblem = ({ message }) => report.log.warn(message);
     const result = await runLoop({
       stage,
       engine,
@@ -65,6 +66,7 @@ export async function train(
     if (!result.stopped && group.rank === 0) markFinished(run);
     return { stopped: result.stopped, steps: result.position.step, finalLoss: result.finalLoss };
   } finally {
+    countBadRecords();
     await loader.close();
   }
 }
