@@ -14,6 +14,7 @@ export function define(command: Command): void {
     command.command('check').description('read every record and decode every picture, and report by kind of problem'),
   )
     .option('--json', 'print the report as one JSON object')
+    .option('--html <file>', 'write the report as a page, with charts of the lengths')
     .option('--limit <n>', 'check only so many records, spread over the file', count)
     .option('--no-cache', 'decode pictures again that an earlier check has decoded')
     .action(async (overrides: string[], flags: ConfigFlags & CheckFlags) => {
@@ -55,6 +56,7 @@ export function define(command: Command): void {
 
 interface CheckFlags {
   json?: boolean;
+  html?: string;
   limit?: number;
   cache: boolean;
 }
@@ -95,6 +97,11 @@ async function check(config: NevaConfig, flags: CheckFlags): Promise<void> {
     ...(flags.cache ? { cacheFile: verdictFile(resolve(options.imageFolder ?? options.dataPath)) } : {}),
     onProgress: progress.update,
   }).finally(progress.stop);
+  if (flags.html !== undefined) {
+    const { checkPage } = await import('./check_page.ts');
+    const { writeFileAtomic } = await import('../files.ts');
+    writeFileAtomic(flags.html, checkPage(report));
+  }
   console.log(flags.json ? JSON.stringify(report, null, 2) : presentCheck(report));
   if (report.refused) process.exitCode = 2;
 }

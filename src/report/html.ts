@@ -1,22 +1,14 @@
 /** report.html: what a run did, as one page that needs nothing else. The charts are uPlot's, which is put into the page. */
 import { existsSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { parse } from 'yaml';
 import { writeFileAtomic } from '../files.ts';
 import type { StepMetrics, ValidationMetrics } from './metrics.ts';
+import { type Chart, escapeHtml, page, table } from './page.ts';
 import { RECORD_FILE, readRecord } from './run_record.ts';
 
 /** A chart has at most this many points; of more steps, evenly spread ones are drawn, and the page says so. */
 const MOST_POINTS = 4000;
-
-interface Chart {
-  title: string;
-  /** Names of the series; `values` has a row for each, null where a step has none. */
-  series: string[];
-  values: (number | null)[][];
-  logarithmic?: boolean;
-}
 
 type Line = StepMetrics & Pick<ValidationMetrics, 'val_loss'>;
 
@@ -101,49 +93,4 @@ function tables(dir: string, steps: readonly StepMetrics[]): string {
     made.length > 0 ? table('Started', made) : '',
     asked.length > 0 ? `<h2>Overrides</h2><pre>${escapeHtml(asked.join('\n'))}</pre>` : '',
   ].join('\n');
-}
-
-const table = (title: string, rows: readonly [string, string][]) =>
-  `<h2>${title}</h2><table>${rows.map(([name, value]) => `<tr><th>${escapeHtml(name)}</th><td>${escapeHtml(value)}</td></tr>`).join('')}</table>`;
-
-const ENTITIES: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
-const escapeHtml = (text: string) => text.replace(/[&<>"]/g, (letter) => ENTITIES[letter]!);
-
-/** JSON inside a script element must not be able to end it. */
-const embedded = (value: unknown) => JSON.stringify(value).replaceAll('<', '\\u003c');
-
-function page(title: string, body: string, x: readonly number[], charts: readonly Chart[]): string {
-  const uplot = createRequire(import.meta.url).resolve('uplot/dist/uPlot.iife.min.js');
-  const library = readFileSync(uplot, 'utf8');
-  const style = readFileSync(uplot.replace('iife.min.js', 'min.css'), 'utf8');
-  return `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>${escapeHtml(title)}</title>
-<style>
-${style}
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }
-h1 { font-size: 1.2em; overflow-wrap: anywhere; } h2 { font-size: 1em; margin-top: 2em; }
-th { text-align: left; font-weight: normal; color: #666; padding-right: 2em; vertical-align: top; white-space: nowrap; }
-td, pre { font-family: ui-monospace, monospace; font-size: 0.9em; overflow-wrap: anywhere; }
-</style>
-<h1>${escapeHtml(title)}</h1>
-${body}
-<div id="charts"></div>
-<script>${library}</script>
-<script>
-const x = ${embedded(x)};
-const colours = ['#1f6feb', '#d1570a'];
-for (const { title, series, values, logarithmic } of ${embedded(charts)}) {
-  new uPlot({
-    title, width: Math.min(940, innerWidth - 40), height: 260,
-    scales: { x: { time: false }, y: logarithmic ? { distr: 3 } : {} },
-    axes: [{}, { size: 70 }],
-    series: [{ label: 'step' }, ...series.map((label, i) => ({ label, stroke: colours[i], spanGaps: true, points: { show: label === 'validation' } }))],
-  }, [x, ...values], document.getElementById('charts'));
-}
-</script>
-</html>
-`;
 }

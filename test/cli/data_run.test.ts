@@ -1,9 +1,10 @@
-/** A run on data of which some cannot be used: skipped, told, counted by kind; held-out records give val_loss. */
+/** Data of which some cannot be used: checked, skipped, told, counted by kind; held-out records give val_loss. */
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { runInNewContext } from 'node:vm';
 import { packageRoot } from '../../src/root.ts';
 import { neva } from './neva.ts';
 import { tiny } from './tiny.ts';
@@ -62,4 +63,45 @@ test('a run refuses data of which too much is bad before it trains', () => {
     assert.match(stderr, more.length > 0 ? /too many records[\s\S]*max_bad_fraction = 0\.01 of 32/ : /none/);
     assert.doesNotMatch(stderr, /pretrain 1\/5/);
   }
+});
+
+test('data check writes its report as a page whose charts hold the lengths', () => {
+  const file = join(folder, 'check.html');
+  const { status, stdout } = neva([
+    'data',
+    'check',
+    ...tiny,
+    `model.data.data_path=${dataPath}`,
+    `model.data.image_folder=${join(demo, 'images')}`,
+    '--html',
+    file,
+    '--json',
+    '--no-cache',
+  ]);
+  assert.equal(status, 2);
+  const report = JSON.parse(stdout);
+  assert.deepEqual([report.good, report.problems.image_missing.count, report.problems.record.count], [34, 4, 2]);
+  const html = readFileSync(file, 'utf8');
+  assert.match(html, /image_missing: 4/);
+  assert.match(html, /would refuse/);
+  assert.doesNotMatch(html, /src=|href=/, 'the page needs nothing else');
+  // The page's own script, run with a chart library that keeps what it is given.
+  const drawn: { title: string; data: number[][] }[] = [];
+  const uPlot = Object.assign(
+    class {
+      constructor({ title }: { title: string }, data: number[][]) {
+        drawn.push({ title, data });
+      }
+    },
+    { paths: { bars: () => () => null } },
+  );
+  const script = html.split('<script>').at(-1)!.split('</script>')[0]!;
+  runInNewContext(script, { uPlot, innerWidth: 1000, document: { getElementById: () => null } });
+  assert.equal(drawn.length, 2);
+  const { upTo, counts } = report.positions.histogram;
+  assert.equal(JSON.stringify(drawn[0]!.data), JSON.stringify([upTo, counts]));
+  assert.equal(
+    counts.reduce((sum: number, count: number) => sum + count, 0),
+    34,
+  );
 });
