@@ -26,6 +26,8 @@ export interface Assembled {
   frozen: FrozenReference[];
   /** One row a part: name, parameters, whether it trains, where it came from. */
   table: { part: string; parameters: number; trains: boolean; from: string }[];
+  /** What was done to the weights beyond loading them. */
+  notes: string[];
 }
 
 /** Loads (or draws) every part. Everything that does not fit is a user error, before anything is trained. */
@@ -40,6 +42,7 @@ export function assemble(engine: Engine, config: NevaConfig): Assembled {
   // What trains is read in full precision; the rest as it is computed with, mapped from its file where that has it.
   const source = (weights: Weights | undefined, part: 'llm' | 'vision' | 'projector', train: boolean) =>
     weights?.source(engine, part, train ? 'float32' : computeDtype) ?? null;
+  const notes = sources.llm ? addedTokens(sources.llm, shape, trains.llm) : [];
   const model = new NevaModel(engine, shape, {
     sources: {
       vision_encoder: source(sources.vision, 'vision', trains.vision),
@@ -70,7 +73,17 @@ export function assemble(engine: Engine, config: NevaConfig): Assembled {
       trains: doesTrain[name],
       from: from[name]?.path ?? 'random',
     })),
+    notes,
   };
+}
+
+function addedTokens({ path, config }: Weights, { llm }: NevaShape, train: boolean): string[] {
+  const known = config?.llm?.vocabSize ?? llm.vocabSize;
+  if (llm.vocabSize === known) return [];
+  const frozen = train ? '' : ', and stay so, as the language model is frozen';
+  return [
+    `${llm.vocabSize - known} tokens have no row in ${path}: theirs begin as the mean of its ${known} rows${frozen}`,
+  ];
 }
 
 /** Where parts and tokenizer come from, and the model's shape: all that can be known without an engine. */

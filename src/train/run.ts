@@ -209,6 +209,7 @@ function announce(
     log.info(`${part.padEnd(16)}${number(parameters)}  ${trains ? 'yes   ' : 'no    '}  ${from}`);
   }
   log.info(`${'all'.padEnd(16)}${number(total)}  ${number(learning).trim()} of them train`);
+  for (const note of assembled.notes) log.info(note);
   const { micro_batch_size: micro, global_batch_size: global } = config.model;
   log.info(
     `${engine.name} on ${engine.device}, ${precisionText(config)}; ${loader.size} ${config.model.data.packed_sequence && config.model.data.data_prefix ? 'packs' : 'records'} in batches of ${global} (${global / micro / group.size} × ${micro}${group.size > 1 ? ` on each of ${group.size} ranks` : ''}); ` +

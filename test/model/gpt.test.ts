@@ -39,6 +39,10 @@ test('recomputed blocks give the same gradients', () => {
   }
 });
 
+test('packed records give the same gradients, with rotary positions and with learned ones', () => {
+  for (const name of ['nemotron', 'gpt2']) compareWithReference(engine, name, { packed: true });
+});
+
 const padded = (shape: LlmShape): LlmShape => ({ ...shape, paddedVocabSize: 128 });
 
 test('rows that the vocabulary is padded with take no part', () => {

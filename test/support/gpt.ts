@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import type { DType, Engine } from '../../src/engine/engine.ts';
-import { NevaModel } from '../../src/model/neva.ts';
+import { type LabelledInput, NevaModel } from '../../src/model/neva.ts';
 import type { LlmShape, NevaShape } from '../../src/model/shapes.ts';
 import { KEEP_ALL, type Recompute } from '../../src/train/recompute.ts';
 import { forwardBackward } from '../../src/train/walk.ts';
@@ -42,12 +42,12 @@ export function gptModel(
 export function compareWithReference(
   engine: Engine,
   name: string,
-  { recompute = KEEP_ALL, ...options }: GptOptions & { recompute?: Recompute } = {},
+  { recompute = KEEP_ALL, packed = false, ...options }: GptOptions & { recompute?: Recompute; packed?: boolean } = {},
 ): void {
   const expected = gptReference.models[name];
   const tensors = tensorFile(engine, `gpt/${name}.safetensors`);
   const model = gptModel(engine, name, options);
-  const input = referenceInput(engine);
+  const input = packed ? packedInput(engine) : referenceInput(engine);
   const labels = input.labelRows.length;
 
   const logits = model.logits(input, input.labelRows);
@@ -72,4 +72,22 @@ export function compareWithReference(
     parameter.grad?.dispose();
     parameter.value.dispose();
   }
+}
+
+/** The reference's records one after the other in a single row, without padding. */
+function packedInput(engine: Engine): LabelledInput {
+  const input = referenceInput(engine);
+  const packed = Int32Array.from(tensorFile(engine, 'llava/reference.safetensors').values('lengths'));
+  const starts = packed.map((_, b) => packed.slice(0, b).reduce((sum, length) => sum + length, 0));
+  const moved = (row: number) => starts[Math.floor(row / input.length)]! + (row % input.length);
+  const ids = Array.from(packed, (length, b) => [...input.ids.slice(b * input.length, b * input.length + length)]);
+  return {
+    ...input,
+    batch: 1,
+    length: packed.reduce((sum, length) => sum + length, 0),
+    ids: Int32Array.from(ids.flat()),
+    imageRows: input.imageRows.map(moved),
+    labelRows: input.labelRows.map(moved),
+    packed,
+  };
 }
