@@ -48,6 +48,7 @@ export function convert(engine: Engine | null, asked: ConvertOptions): Converted
     throw mistake({ where: '--tp, --pp', problem: `${asked.to} is not split`, fix: 'leave them out' });
   }
   const whole = openWhole(asked.from);
+  const note = untrainedTokens(whole);
   const options = { ...asked, part: asked.part === 'all' ? wholePart(whole) : asked.part };
   const wanted = wantedParts(whole, options, isNemo);
   const beside = besideName(out);
@@ -59,10 +60,24 @@ export function convert(engine: Engine | null, asked: ConvertOptions): Converted
       : toHf(engine, beside, whole, wanted, options);
     renameSync(beside, out);
     syncFolder(dirname(out));
-    return converted;
+    return { ...converted, notes: [...note, ...converted.notes] };
   } finally {
     rmSync(beside, { recursive: true, force: true });
   }
+}
+
+/**
+ * Tokens that were added to a frozen language model have no rows in its files, and neva makes the same ones whenever it loads
+ * them: the result is the model as it is, with as many tokens as its embedding has rows.
+ */
+function untrainedTokens({ config, parts }: WholeModel): string[] {
+  const rows = parts.llm?.entries.get('language_model.model.embed_tokens.weight')?.shape[0];
+  if (!config?.llm || rows === undefined || rows >= config.llm.vocabSize) return [];
+  const missing = config.llm.vocabSize - rows;
+  config.llm = { ...config.llm, vocabSize: rows };
+  return [
+    `${missing} tokens that were added while the language model was frozen have no rows in it: neva makes them as the mean of the others, other programs may refuse them`,
+  ];
 }
 
 /** What all of a model is: a LLaMA or NVGPT is all language model, a CLIP all tower. */
