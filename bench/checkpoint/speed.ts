@@ -4,10 +4,10 @@ import { randomFillSync } from 'node:crypto';
 import { copyFileSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { damageOf } from '../../src/checkpoint/folder.ts';
-import { llamaConfig } from '../../src/checkpoint/hf_config.ts';
+import { llmConfig } from '../../src/checkpoint/hf_llm.ts';
 import { type TensorToWrite, writeTensors } from '../../src/checkpoint/safetensors.ts';
 import { writeCheckpoint } from '../../src/checkpoint/write_folder.ts';
-import type { LlamaShape } from '../../src/model/shapes.ts';
+import type { LlmShape } from '../../src/model/shapes.ts';
 import { packageRoot } from '../../src/root.ts';
 import { median } from '../peer.ts';
 
@@ -85,7 +85,7 @@ function saveAndCheck(folder: string, rounds: number) {
 }
 
 /** LLaMA-2-7B's widths, with as many blocks as fill `gigabytes` in float16. */
-const SHAPE: LlamaShape = {
+const SHAPE: LlmShape = {
   numLayers: 0,
   hiddenSize: 4096,
   ffnHiddenSize: 11008,
@@ -126,7 +126,7 @@ function randomLlama(folder: string, gigabytes: number): number {
     tensor('model.norm.weight', h),
     tensor('lm_head.weight', v, h),
   ]);
-  writeFileSync(join(folder, 'config.json'), JSON.stringify(llamaConfig({ ...SHAPE, numLayers })));
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(llmConfig({ ...SHAPE, numLayers })));
   const demo = join(packageRoot, 'data/demo/llm');
   for (const name of readdirSync(demo).filter((n) => /token/.test(n) && statSync(join(demo, n)).isFile())) {
     copyFileSync(join(demo, name), join(folder, name));

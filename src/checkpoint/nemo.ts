@@ -7,7 +7,7 @@ import type { ConfigShapes } from './hf_config.ts';
 import { checkpointRanks, isArchive, openArchive, type RankFile, temporaryFolder } from './nemo_archive.ts';
 import { type NemoConfig, parseNemoConfig, parseYaml, readNemoConfig } from './nemo_config.ts';
 import { isNemoName } from './nemo_layout.ts';
-import { NemoMerger } from './nemo_merge.ts';
+import { type NemoForm, NemoMerger } from './nemo_merge.ts';
 import { fileKind } from './raw.ts';
 import type { TensorEntry } from './safetensors.ts';
 import { readTorchFile } from './torch_zip.ts';
@@ -18,6 +18,7 @@ export interface NemoModel {
   entries: Map<string, TensorEntry>;
   config: ConfigShapes;
   tokenizerFolder: string | null;
+  form: NemoForm;
 }
 
 /** More than any configuration or SentencePiece model has. */
@@ -75,7 +76,12 @@ function merge(path: string, config: NemoConfig, ranks: readonly RankFile[], tok
     merger.takeVision(vision);
   }
   const entries = merger.finish();
-  return { entries, config: shapes, tokenizerFolder: tokenizer ? extractTokenizer(tokenizer, path) : null };
+  return {
+    entries,
+    config: shapes,
+    tokenizerFolder: tokenizer ? extractTokenizer(tokenizer, path) : null,
+    form: merger.form,
+  };
 }
 
 /** Pieces of a SentencePiece model: field 1 of its message. */

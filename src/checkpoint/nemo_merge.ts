@@ -8,10 +8,17 @@ import { fitsShard, type Heads, headsOf, mergeShards, shardShape } from './nemo_
 import type { TensorEntry } from './safetensors.ts';
 import { readTorchFile } from './torch_zip.ts';
 
+export interface NemoForm {
+  names: NemoNames;
+  tp: number;
+  pp: number;
+}
+
 export class NemoMerger {
   readonly #path: string;
   readonly #numLayers: number;
   readonly #tp: number;
+  readonly #pp: number;
   /** What was not taken yet: NeMo's name after `model.` → a tensor a tensor-parallel rank, blocks counted over all stages. */
   readonly #shards = new Map<string, TensorEntry[]>();
   readonly #entries = new Map<string, TensorEntry>();
@@ -22,10 +29,16 @@ export class NemoMerger {
     this.#numLayers = numLayers;
     this.#tp = Math.max(...ranks.map((rank) => rank.tp)) + 1;
     const pp = Math.max(...ranks.map((rank) => rank.pp)) + 1;
+    this.#pp = pp;
     if (numLayers % pp !== 0) {
       throw mistake({ where: path, problem: `${numLayers} blocks cannot have been split over ${pp} pipeline stages` });
     }
     for (const rank of [...ranks].sort((a, b) => a.pp - b.pp || a.tp - b.tp)) this.#collect(rank, numLayers / pp);
+  }
+
+  /** How NeMo wrote it. */
+  get form(): NemoForm {
+    return { names: this.#names, tp: this.#tp, pp: this.#pp };
   }
 
   /** Rows of the embedding over all ranks, padding included; null where there is no language model. */

@@ -8,6 +8,7 @@ import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
 import { localPath } from './hub.ts';
 import { type Part, partOf, readName } from './names.ts';
 import { openNemo } from './nemo.ts';
+import type { NemoForm } from './nemo_merge.ts';
 import { readTensor, widen } from './pieces.ts';
 import { fileEntries, folderEntries } from './raw.ts';
 import type { TensorEntry } from './safetensors.ts';
@@ -24,6 +25,8 @@ export interface Weights {
   source(engine: Engine, part: Part, dtype?: DType): WeightSource;
   /** The folder that holds the tokenizer, or null. */
   readonly tokenizerFolder: string | null;
+  /** How NeMo wrote it, where it did. */
+  readonly nemo?: NemoForm;
 }
 
 /**
@@ -33,7 +36,7 @@ export interface Weights {
 export function openWeights(path: string): Weights {
   const absolute = localPath(path);
   const nemo = openNemo(absolute);
-  if (nemo) return weightsOf(absolute, nemo.config, nemo.entries, nemo.tokenizerFolder);
+  if (nemo) return { ...weightsOf(absolute, nemo.config, nemo.entries, nemo.tokenizerFolder), nemo: nemo.form };
   const isFolder = statSync(absolute).isDirectory();
   const folder = isFolder ? absolute : dirname(absolute);
   const entries = ownEntries(path, isFolder ? folderEntries(absolute) : fileEntries(absolute));

@@ -39,6 +39,11 @@ export const verbs: readonly Verb[] = [
     load: () => import('./convert.ts'),
   },
   {
+    name: 'checkpoint',
+    help: 'say what is in a model on the disk; compare two of them',
+    load: () => import('./checkpoint.ts'),
+  },
+  {
     name: 'data',
     help: 'check what a run would read; show a record as the model sees it; pack records ahead of a run',
     load: () => import('./data.ts'),
