@@ -36,6 +36,7 @@ static const Export kExports[] = {
     // runtime.cpp
     {"versions", entry<versions>},
     {"setThreads", entry<set_threads>},
+    {"setTf32", entry<set_tf32>},
     {"threads", entry<threads>},
     {"manualSeed", entry<manual_seed>},
     {"rngState", entry<rng_state>},

@@ -266,7 +266,9 @@ napi_value operator_schema(Call& call) {
 napi_value call_operator(Call& call) {
   napi_env env = call.env;
   Operator& op = operator_at(env, call.args[0]);
-  const size_t given = call.count - 1;
+  size_t given = call.count - 1;
+  // Other releases of LibTorch may have fewer parameters than the generated functions pass on.
+  while (given > op.parameters.size() && is_nullish(env, call.args[given])) --given;
   if (given > op.parameters.size()) {
     throw BadArgument(op.name + ": takes " + std::to_string(op.parameters.size()) + " arguments, got " + std::to_string(given));
   }

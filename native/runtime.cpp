@@ -27,6 +27,13 @@ napi_value set_threads(Call& call) {
   return nullptr;
 }
 
+napi_value set_tf32(Call& call) {
+  const bool on = as_bool(call.env, call[0], "tf32");
+  at::globalContext().setAllowTF32CuBLAS(on);
+  at::globalContext().setAllowTF32CuDNN(on);
+  return nullptr;
+}
+
 napi_value threads(Call& call) { return number(call.env, at::get_num_threads()); }
 
 napi_value manual_seed(Call& call) {

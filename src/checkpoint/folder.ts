@@ -52,6 +52,8 @@ export interface CheckpointState {
   useImStartEnd: boolean;
   additionalTokens: string[];
   frozen: FrozenReference[];
+  /** Of float16 training (src/train/loss_scale.ts). */
+  lossScale?: { scale: number; good: number; tolerance: number; skipped: number };
 }
 
 export interface CheckpointContent {
@@ -184,7 +186,7 @@ export function restore(
   };
   for (const { name, value, main, rows } of parameters) {
     fill(weights, name, main ?? value, rows);
-    if (main) engine.assign(value, main);
+    if (main) engine.round(value, main);
   }
   for (const [name, { expAvg, expAvgSq }] of optimizer) {
     // Moments lie in the file as their weight does, which has been compared with the parameter's.

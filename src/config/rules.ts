@@ -162,11 +162,11 @@ function numbers({ trainer, model }: NevaConfig, report: Report): void {
       });
     }
   }
-  if (trainer.accelerator === 'cpu' && trainer.precision === '16') {
-    report('trainer.precision', 'float16 is for GPUs', {
-      expected: '32 or bf16 on a CPU',
-      found: '16',
-      fix: 'set trainer.precision=bf16',
+  if (trainer.accelerator === 'cpu' && trainer.precision === 'tf32') {
+    report('trainer.precision', 'TF32 is a number format of NVIDIA GPUs', {
+      expected: '32, bf16 or 16 on a CPU',
+      found: 'tf32',
+      fix: 'set trainer.precision=32',
     });
   }
 }

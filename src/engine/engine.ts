@@ -27,6 +27,11 @@ export interface Parameter {
   value: Tensor;
   /** The float32 weight that the optimizer updates where `value` has fewer bits (NeMo's megatron_amp_O2); null elsewhere. */
   main: Tensor | null;
+  /**
+   * In place of `main`: the 16 bits that a bfloat16 `value` leaves of it (NeMo's store_param_remainders); an int16 tensor
+   * that only the engine reads.
+   */
+  remainder?: Tensor | null;
   /** Sum of gradients since the last optimizer step, in float32; null before the first. */
   grad: Tensor | null;
   trainable: boolean;
@@ -199,7 +204,13 @@ export interface Engine {
   globalNorm(grads: readonly Tensor[]): number;
   /**
    * One AdamW update (decoupled decay) of every parameter from its `grad`, in place, fused where the engine can: of `main`
-   * where there is one, which is then copied to `value`.
+   * where there is one, given or as a remainder, which is then rounded to `value`.
    */
   adamW(parameters: readonly Parameter[], states: readonly AdamWState[], options: AdamWOptions): void;
+  /** Overwrites a weight with its float32 main weight, rounded; to bfloat16, ties go away from zero. */
+  round(value: Tensor, main: Tensor): void;
+  /** What `round` of a main weight to bfloat16 leaves: together with the rounded weight, all its bits. */
+  remainder(main: Tensor): Tensor;
+  /** The float32 main weight out of a bfloat16 weight and its remainder. */
+  join(value: Tensor, remainder: Tensor): Tensor;
 }

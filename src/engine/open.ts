@@ -7,6 +7,8 @@ export interface EngineChoice {
   engine: string;
   tfjs_backend: string;
   accelerator: string;
+  /** Only `tf32` is the engine's business. */
+  precision?: string;
   num_threads: number | null;
 }
 
@@ -45,7 +47,7 @@ export async function openEngine(choice: EngineChoice): Promise<Engine> {
   return choice.engine === 'tfjs' ? openTfjs(choice) : openTorch(choice);
 }
 
-async function openTorch({ accelerator, num_threads: threads }: EngineChoice): Promise<Engine> {
+async function openTorch({ accelerator, precision, num_threads: threads }: EngineChoice): Promise<Engine> {
   const { loadNative } = await import('./torch/native.ts');
   const { TorchEngine } = await import('./torch/engine.ts');
   const { cuda, torch } = loadNative().versions();
@@ -54,7 +56,17 @@ async function openTorch({ accelerator, num_threads: threads }: EngineChoice): P
       `trainer.accelerator=gpu: torch ${torch} sees no GPU here; install its CUDA build, or set trainer.accelerator=cpu`,
     );
   }
-  return new TorchEngine({ device: cuda && accelerator !== 'cpu' ? 'cuda:0' : 'cpu', threads });
+  const device = cuda && accelerator !== 'cpu' ? 'cuda:0' : 'cpu';
+  if (precision === 'tf32' && device === 'cpu') {
+    throw mistake({
+      where: 'trainer.precision=tf32',
+      problem: 'TF32 is a number format of NVIDIA GPUs, and this run computes on the CPU',
+      expected: '32, bf16 or 16',
+      fix: 'set trainer.precision=32 for the same weights in full float32',
+    });
+  }
+  if (device !== 'cpu') loadNative().setTf32(precision === 'tf32');
+  return new TorchEngine({ device, threads });
 }
 
 async function openTfjs({ tfjs_backend: asked, accelerator, num_threads: threads }: EngineChoice): Promise<Engine> {

@@ -101,8 +101,10 @@ export class VisionTower {
     ];
     const patches = engine.patchEmbed(pixels, patchWeight); // [N, P, C]
     const [N, , C] = patches.shape as [number, number, number];
-    const first = engine.expand(engine.reshape(classToken, [1, 1, C]), [N, 1, C]);
-    const hidden = engine.add(engine.concat([first, patches], 1), positions);
+    // Float32 weights that train without O2 meet activations in 16 bits.
+    const like = (weight: Tensor) => (weight.dtype === patches.dtype ? weight : engine.cast(weight, patches.dtype));
+    const first = engine.expand(engine.reshape(like(classToken), [1, 1, C]), [N, 1, C]);
+    const hidden = engine.add(engine.concat([first, patches], 1), like(positions));
     return engine.layerNorm(hidden, normWeight, normBias, this.shape.normEpsilon);
   }
 

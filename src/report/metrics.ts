@@ -11,7 +11,12 @@ export interface StepMetrics {
   consumed_samples: number;
   loss: number;
   lr: number;
-  grad_norm: number;
+  /** null where the gradient overflowed and the step was skipped. */
+  grad_norm: number | null;
+  /** What the loss was multiplied by (float16); null in other precisions. */
+  loss_scale: number | null;
+  /** Steps skipped so far because their gradients overflowed. */
+  skipped_steps: number;
   /** All positions processed, image positions included. */
   tokens: number;
   label_tokens: number;
@@ -43,6 +48,8 @@ const stepKeys = [
   'loss',
   'lr',
   'grad_norm',
+  'loss_scale',
+  'skipped_steps',
   'tokens',
   'label_tokens',
   'packing_efficiency',

@@ -16,6 +16,9 @@ import type { NevaShape } from '../model/shapes.ts';
 import { newestCheckpoint } from '../report/run_folder.ts';
 import { resolveShape } from './shape.ts';
 
+/** What activations are computed in; float32 for the settings that are not here. */
+const COMPUTE_DTYPES: { [precision: string]: DType } = { bf16: 'bfloat16', '16': 'float16' };
+
 export interface Assembled {
   model: NevaModel;
   tokenizerFolder: string;
@@ -38,7 +41,7 @@ export function assemble(engine: Engine, config: NevaConfig): Assembled {
   const trains = { vision: !mm.vision_encoder.freeze, projector: true, llm: !mm.llm.freeze };
   const from = { vision_encoder: sources.vision, projector: sources.projector, llm: sources.llm };
   const doesTrain = { vision_encoder: trains.vision, projector: true, llm: trains.llm };
-  const computeDtype: DType = config.trainer.precision === 'bf16' ? 'bfloat16' : 'float32';
+  const computeDtype = COMPUTE_DTYPES[config.trainer.precision] ?? 'float32';
   // What trains is read in full precision; the rest as it is computed with, mapped from its file where that has it.
   const source = (weights: Weights | undefined, part: 'llm' | 'vision' | 'projector', train: boolean) =>
     weights?.source(engine, part, train ? 'float32' : computeDtype) ?? null;
@@ -170,7 +173,8 @@ function makeTrainable(engine: Engine, parameters: Part['parameters'], dtype: DT
     const own = engine.keep(engine.scale(loaded, 1));
     loaded.dispose();
     parameter.main = dtype === 'float32' ? null : own;
-    parameter.value = dtype === 'float32' ? own : engine.keep(engine.cast(own, dtype));
+    parameter.value = dtype === 'float32' ? own : engine.keep(engine.zeros(own.shape, dtype));
+    if (parameter.main) engine.round(parameter.value, own);
     parameter.trainable = true;
   }
 }

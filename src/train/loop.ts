@@ -15,6 +15,7 @@ import type { NevaModel } from '../model/neva.ts';
 import type { GradientReduction } from '../parallel/data.ts';
 import type { Group } from '../parallel/group.ts';
 import type { Report } from '../report/report.ts';
+import type { LossScaler } from './loss_scale.ts';
 import type { StageOptimizer } from './optimizer.ts';
 import type { Recompute } from './recompute.ts';
 import { isDue, type SavePlan } from './save_plan.ts';
@@ -58,6 +59,8 @@ export interface LoopParts {
   group: Group;
   /** Of the optimizer's parameters, over `group`. */
   reduction: GradientReduction;
+  /** Of float16 training alone. */
+  scaler?: LossScaler | null;
   report: Report;
   save: (position: Position, loss: number) => Promise<void>;
   validate: () => Promise<number>;
@@ -71,7 +74,7 @@ export interface LoopResult {
 }
 
 export async function trainLoop(parts: LoopParts, options: LoopOptions, start: Position): Promise<LoopResult> {
-  const { optimizer, schedule, batches, report, group, reduction } = parts;
+  const { optimizer, schedule, batches, report, group, reduction, scaler = null } = parts;
   let position = start;
   let finalLoss = Number.NaN;
   if (position.step >= options.maxSteps) return { position, finalLoss, stopped: false };
@@ -81,12 +84,15 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
   for await (const batch of batches) {
     const dataSeconds = (performance.now() - began) / 1000;
     const step = position.step + 1;
-    const lr = learningRate(schedule, step - 1);
+    // A step that was skipped moves neither the schedule nor Adam's bias correction (as NeMo).
+    const updates = step - 1 - (scaler?.skipped ?? 0);
+    const scale = scaler?.scale ?? 1;
+    const lr = learningRate(schedule, updates);
     group.during = `step ${step}`;
 
     // Forward and backward; gradients add up over the micro batches, and over the ranks while backward goes on.
     const counts = countLabels(batch, group);
-    const ownLoss = accumulate(parts, batch, counts, options);
+    const ownLoss = accumulate(parts, batch, counts, options, scale);
     const present = reduction.finish();
     // Signals arrive between turns of the event loop, which native calls have kept waiting.
     await new Promise((resolve) => setImmediate(resolve));
@@ -96,12 +102,15 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
       "the others' figures",
     ) as [number, number, number, number, number, number, number, number, number, ...number[]];
     reduction.wait(presentOnAll);
-    const gradNorm = optimizer.step(step, lr);
-    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
+    const gradNorm = optimizer.step(updates + 1, lr, scale);
+    const finite = Number.isFinite(loss) && Number.isFinite(gradNorm);
+    scaler?.update(finite);
+    if (!finite && (!scaler || scaler.scale < 1)) {
       throw new Error(
-        `step ${step}: the loss is ${loss} and the gradient's norm ${gradNorm}; the last checkpoint is good`,
+        `step ${step}: the loss is ${loss} and the gradient's norm ${gradNorm}${scaler ? `, at loss scale ${scale}` : ''}; the last checkpoint is good`,
       );
     }
+    if (!finite) report.log.warn(`step ${step}: the gradient overflowed at loss scale ${scale}; the step is skipped`);
     if (counts.tokens === 0) {
       report.log.warn(`step ${step}: no record of this batch has a label; nothing was learned from it`);
     }
@@ -112,7 +121,9 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     reportStep(parts, options, position, {
       loss,
       lr,
-      gradNorm,
+      gradNorm: finite ? gradNorm : null,
+      scale: scaler ? scale : null,
+      skipped: scaler?.skipped ?? 0,
       seconds,
       dataSeconds,
       tokens,
@@ -168,6 +179,7 @@ function accumulate(
   { microBatches }: GlobalBatch,
   counts: LabelCounts,
   { lossReduction, recompute }: LoopOptions,
+  scale: number,
 ): number {
   const labelled = microBatches.filter(hasLabels);
   const weight = (micro: MicroBatch) =>
@@ -178,7 +190,7 @@ function accumulate(
       const onFinal =
         i === labelled.length - 1 ? (parameters: readonly Parameter[]) => reduction.final(parameters) : undefined;
       return engine.scale(
-        forwardBackward(engine, model.lossChain(micro), weight(micro), recompute, onFinal),
+        forwardBackward(engine, model.lossChain(micro), weight(micro) * scale, recompute, onFinal),
         weight(micro),
       );
     }),
@@ -218,7 +230,9 @@ function workOf(
 interface StepFigures {
   loss: number;
   lr: number;
-  gradNorm: number;
+  gradNorm: number | null;
+  scale: number | null;
+  skipped: number;
   seconds: number;
   dataSeconds: number;
   tokens: number;
@@ -233,7 +247,21 @@ function reportStep(
   { report }: LoopParts,
   { peakFlops }: LoopOptions,
   { step, epoch, consumedSamples }: Position,
-  { loss, lr, gradNorm, seconds, dataSeconds, tokens, packing, samples, flops, memory, labelTokens }: StepFigures,
+  {
+    loss,
+    lr,
+    gradNorm,
+    scale,
+    skipped,
+    seconds,
+    dataSeconds,
+    tokens,
+    packing,
+    samples,
+    flops,
+    memory,
+    labelTokens,
+  }: StepFigures,
 ): void {
   report.metrics.step({
     step,
@@ -242,6 +270,8 @@ function reportStep(
     loss,
     lr,
     grad_norm: gradNorm,
+    loss_scale: scale,
+    skipped_steps: skipped,
     tokens,
     label_tokens: labelTokens,
     packing_efficiency: packing,

@@ -30,7 +30,7 @@ export function openOptimizer(
   }
   const buckets = { bytes: m.grad_allreduce_chunk_size_mb * MB, overlap: m.async_grad_allreduce };
   return {
-    optimizer: new Optimizer(engine, parameters, options, group),
+    optimizer: new Optimizer(engine, parameters, options, group, optim.store_param_remainders),
     reduction: gradientReduction(engine, group, parameters, buckets),
   };
 }

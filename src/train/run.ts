@@ -14,6 +14,7 @@ import { type Assembled, assemble } from './assemble.ts';
 import { tellBadRecords } from './bad_records.ts';
 import { dataOptions, validationOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
+import { LossScaler } from './loss_scale.ts';
 import { openOptimizer } from './open_optimizer.ts';
 import type { Recompute } from './recompute.ts';
 import { savePlan } from './save_plan.ts';
@@ -103,6 +104,8 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
   const { optimizer, reduction } = openOptimizer(engine, group, trainable, config);
   if (lastCheckpoint) optimizer.load((moments) => restore(engine, lastCheckpoint, [], moments));
 
+  const scaler = openScaler(config, resumed);
+
   const maxSteps = lastStep(config, loader.size);
   const schedule = scheduleOf(config, maxSteps);
   announce(setting, schedule, maxSteps);
@@ -113,7 +116,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     everySteps: config.trainer.log_every_n_steps,
   });
 
-  const saving = openSaving({ stage, engine, config, run, report, group, assembled, data, optimizer });
+  const saving = openSaving({ stage, engine, config, run, report, group, assembled, data, optimizer, scaler });
   const validation = validationOptions(config, data);
   const { validation_drop_last: dropLast } = config.model.data;
   const { trainer } = config;
@@ -127,6 +130,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
         batches: loader,
         group,
         reduction,
+        scaler,
         report: { ...report, stop: AbortSignal.any([report.stop, saving.failed]) },
         save: config.exp_manager.create_checkpoint_callback ? saving.save : async () => {},
         validate: () => validate(engine, model, validation!, trainer.limit_val_batches ?? 50, group, dropLast),
@@ -154,7 +158,7 @@ function sameWeights(engine: Engine, group: Group, parameters: readonly Paramete
   if (group.size === 1) return;
   for (const { name, value, main } of parameters) {
     group.broadcast(main ?? value, 0, `rank 0's ${name}`).wait();
-    if (main) engine.assign(value, main);
+    if (main) engine.round(value, main);
   }
 }
 
@@ -222,12 +226,25 @@ function announce(
 
 function precisionText({ trainer, model }: NevaConfig): string {
   if (trainer.precision === '32') return 'float32';
-  return model.megatron_amp_O2 ? 'bfloat16 with float32 main weights (O2)' : 'bfloat16 with float32 weights';
+  if (trainer.precision === 'tf32') return 'float32 with products in TF32';
+  const format = trainer.precision === '16' ? 'float16' : 'bfloat16';
+  return model.megatron_amp_O2 ? `${format} with float32 main weights (O2)` : `${format} with float32 weights`;
+}
+
+/** Of float16 alone: bfloat16 has float32's range. */
+function openScaler({ trainer, model: m }: NevaConfig, resumed: CheckpointState | null): LossScaler | null {
+  if (trainer.precision !== '16') return null;
+  const options = {
+    initScale: m.native_amp_init_scale,
+    growthInterval: m.native_amp_growth_interval,
+    hysteresis: m.hysteresis,
+  };
+  return new LossScaler(options, resumed?.lossScale ?? null);
 }
 
 function recomputeOf({ model: m }: NevaConfig): Recompute {
   return {
-    // `selective` runs core attention again, whose scores the attention used here never keeps.
+    // `selective` is the attention's business: scores written out are computed again (assemble.ts); flash keeps none.
     granularity: m.activations_checkpoint_granularity === 'full' ? 'full' : null,
     method: m.activations_checkpoint_method ?? 'uniform',
     layers: m.activations_checkpoint_num_layers ?? 1,

@@ -12,6 +12,7 @@ import type { Report } from '../report/report.ts';
 import type { RunFolder } from '../report/run_folder.ts';
 import type { Assembled } from './assemble.ts';
 import type { Position } from './loop.ts';
+import type { LossScaler } from './loss_scale.ts';
 import type { StageOptimizer } from './optimizer.ts';
 
 export interface SavingParts {
@@ -24,6 +25,7 @@ export interface SavingParts {
   assembled: Assembled;
   data: DataOptions;
   optimizer: StageOptimizer;
+  scaler: LossScaler | null;
 }
 
 export interface Saving {
@@ -88,6 +90,7 @@ export function openSaving({ engine, config, run, report, group, assembled, data
         useImStartEnd: data.useImStartEnd,
         additionalTokens: [...(data.additionalTokens ?? [])],
         frozen,
+        ...(parts.scaler ? { lossScale: parts.scaler.state } : {}),
       };
       parts.optimizer.withWhole((optimizer) => {
         if (failed.signal.aborted) return;

@@ -142,7 +142,7 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
     this.#leftOut.add(parameter);
   }
 
-  step(step: number, lr: number): number {
+  step(step: number, lr: number, scale = 1): number {
     const { engine, group } = this;
     const { clip, ...adam } = this.#options;
     const norm = engine.scope(() => {
@@ -153,13 +153,15 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
       });
       const grads = pieces.map(({ slice }) => slice.grad!);
       const [squares] = group.sum([grads.length > 0 ? engine.globalNorm(grads) ** 2 : 0], "the gradient's norm");
-      const total = Math.sqrt(squares!);
-      const gradScale = clip > 0 ? Math.min(1, clip / (total + 1e-6)) : 1;
-      engine.adamW(
-        pieces.map(({ slice }) => slice),
-        pieces.map(({ state }) => state),
-        { ...adam, step, lr, gradScale },
-      );
+      const total = Math.sqrt(squares!) / scale;
+      const gradScale = (clip > 0 ? Math.min(1, clip / (total + 1e-6)) : 1) / scale;
+      if (Number.isFinite(total)) {
+        engine.adamW(
+          pieces.map(({ slice }) => slice),
+          pieces.map(({ state }) => state),
+          { ...adam, step, lr, gradScale },
+        );
+      }
       for (const { slice } of pieces) slice.grad = null;
       return total;
     });
@@ -179,7 +181,8 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
       const started = this.#shards.map(({ n, weights }, i) => {
         const content = this.contents[i]!;
         const { dtype } = content[0]!.value;
-        const own = dtype === 'float32' ? weights : engine.cast(weights, dtype);
+        const own = dtype === 'float32' ? weights : engine.zeros(weights.shape, dtype);
+        if (own !== weights) engine.round(own, weights);
         const all = engine.zeros([group.size * n], dtype);
         return { content, all, work: group.allGather(own, all, 'the new weights') };
       });

@@ -9,8 +9,14 @@ export function unsupported({ trainer, model }: NevaConfig): string[] {
   const parallel = tfjs ? alone : 'ranks share the data only, not yet the model';
   const problems: [boolean, string][] = [
     [
-      trainer.precision === '16',
-      `trainer.precision=${trainer.precision}: only 32 and bf16 are built yet; set trainer.precision=bf16`,
+      model.optim.store_param_remainders && (trainer.precision !== 'bf16' || !model.megatron_amp_O2),
+      'model.optim.store_param_remainders: only bfloat16 weights leave a remainder; set trainer.precision=bf16 and model.megatron_amp_O2=true, or leave it out',
+    ],
+    [
+      model.optim.store_param_remainders &&
+        model.optim.name === 'distributed_fused_adam' &&
+        trainer.devices * trainer.num_nodes > 1,
+      'model.optim.store_param_remainders: a sharded optimizer keeps whole main weights; set it to false, or model.optim.name=fused_adam',
     ],
     [
       trainer.devices < 1,

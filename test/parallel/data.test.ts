@@ -60,9 +60,9 @@ test('20 steps on 2 and on 4 ranks give the losses and weights of a single proce
       own.lines.forEach((line, step) => {
         const expected = lines[step]!;
         for (const key of ['loss', 'grad_norm'] as const) {
-          const difference = Math.abs(line[key] - expected[key]);
+          const difference = Math.abs(line[key]! - expected[key]!);
           assert.ok(
-            difference <= bound * Math.abs(expected[key]),
+            difference <= bound * Math.abs(expected[key]!),
             `${label}: ${key} of step ${step + 1} is ${line[key]}, alone ${expected[key]}`,
           );
         }

@@ -15,6 +15,8 @@ const metricsOf = (step: number): StepMetrics => ({
   loss: 1 / step,
   lr: 1e-3,
   grad_norm: 2,
+  loss_scale: null,
+  skipped_steps: 0,
   tokens: 100,
   label_tokens: 40,
   packing_efficiency: 0.9,

@@ -200,7 +200,7 @@ test('every field of a step’s line, and text-only micro batches', async () => 
     'tflops',
     'peak_memory_bytes',
   ] as const) {
-    assert.ok(Number.isFinite(line[key]) && line[key] >= 0, `${key} is ${line[key]}`);
+    assert.ok(Number.isFinite(line[key]) && line[key]! >= 0, `${key} is ${line[key]}`);
   }
 });
 

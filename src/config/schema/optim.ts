@@ -31,5 +31,9 @@ export const optim = section('Optimizer and learning-rate schedule', {
   }),
   contiguous_grad_buffer: bool(true, 'Gradients in one buffer', { ...noEffect('buckets are contiguous') }),
   contiguous_param_buffer: bool(false, 'Parameters in one buffer', { ...noEffect('buckets are contiguous') }),
+  store_param_remainders: bool(
+    false,
+    'With megatron_amp_O2 and bf16: keep of each float32 main weight the 16 bits that its bfloat16 weight leaves; same values, 2 bytes fewer',
+  ),
   grad_sync_dtype: choice(['fp32', 'bf16'], 'fp32', 'Number format in which gradients are summed over ranks'),
 });

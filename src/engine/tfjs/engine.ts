@@ -306,6 +306,18 @@ export class TfjsEngine implements Engine {
     return Math.sqrt(sum);
   }
 
+  round(value: Tensor, main: Tensor): void {
+    this.assign(value, main);
+  }
+
+  remainder(): Tensor {
+    throw new Error('the tfjs engine has no bfloat16 weights');
+  }
+
+  join(): Tensor {
+    throw new Error('the tfjs engine has no bfloat16 weights');
+  }
+
   adamW(parameters: readonly Parameter[], states: readonly AdamWState[], options: AdamWOptions): void {
     const { step, lr, betas, eps, weightDecay, gradScale } = options;
     const [beta1, beta2] = betas;

@@ -284,3 +284,21 @@ const plainAttentionOperator = operator('neva::plain_attention');
 export function plainAttention(q: TorchTensor, k: TorchTensor, v: TorchTensor, causal: boolean, scale: number, recompute: boolean): TorchTensor {
   return wrap(plainAttentionOperator(q.handle, k.handle, v.handle, causal, scale, recompute));
 }
+
+const mainPartOperator = operator('neva::main_part');
+/** neva::main_part(Tensor main) -> Tensor */
+export function mainPart(main: TorchTensor): TorchTensor {
+  return wrap(mainPartOperator(main.handle));
+}
+
+const mainRemainderOperator = operator('neva::main_remainder');
+/** neva::main_remainder(Tensor main) -> Tensor */
+export function mainRemainder(main: TorchTensor): TorchTensor {
+  return wrap(mainRemainderOperator(main.handle));
+}
+
+const mainJoinOperator = operator('neva::main_join');
+/** neva::main_join(Tensor part, Tensor remainder) -> Tensor */
+export function mainJoin(part: TorchTensor, remainder: TorchTensor): TorchTensor {
+  return wrap(mainJoinOperator(part.handle, remainder.handle));
+}

@@ -299,11 +299,9 @@ export class TorchEngine implements Engine {
       aten.copy_(count, aten.full([], step, 'float32', null, this.device));
       // The operator divides gradients by grad_scale as it reads them: clipping costs no pass of its own.
       const divisor = gradScale === 1 ? null : aten.full([], 1 / gradScale, 'float32', null, this.device);
-      for (const decay of [true, false]) {
-        const group = parameters.map((_, i) => i).filter((i) => parameters[i]!.decay === decay && parameters[i]!.grad);
-        if (group.length === 0) continue;
+      const update = (group: readonly number[], weights: readonly Tensor[], decay: boolean) =>
         aten._fusedAdamw_(
-          group.map((i) => torchTensor(parameters[i]!.main ?? parameters[i]!.value)),
+          weights.map(torchTensor),
           group.map((i) => torchTensor(parameters[i]!.grad!)),
           group.map((i) => torchTensor(states[i]!.expAvg)),
           group.map((i) => torchTensor(states[i]!.expAvgSq)),
@@ -318,9 +316,36 @@ export class TorchEngine implements Engine {
           false,
           divisor,
         );
+      const indices = parameters.map((_, i) => i).filter((i) => parameters[i]!.grad);
+      for (const decay of [true, false]) {
+        const group = indices.filter((i) => parameters[i]!.decay === decay && !parameters[i]!.remainder);
+        const weights = group.map((i) => parameters[i]!.main ?? parameters[i]!.value);
+        if (group.length > 0) update(group, weights, decay);
       }
-      for (const { main, value, grad } of parameters) if (main && grad) this.assign(value, main);
+      for (const { main, value, grad } of parameters) if (main && grad) this.round(value, main);
+      // One at a time: their main weights exist only while they are updated.
+      for (const i of indices.filter((each) => parameters[each]!.remainder)) {
+        const { value, remainder, decay } = parameters[i]!;
+        this.scope(() => {
+          const main = this.join(value, remainder!);
+          update([i], [main], decay);
+          this.round(value, main);
+          this.assign(remainder!, this.remainder(main));
+        });
+      }
     });
+  }
+
+  round(value: Tensor, main: Tensor): void {
+    this.scope(() => this.assign(value, value.dtype === 'bfloat16' ? aten.mainPart(torchTensor(main)) : main));
+  }
+
+  remainder(main: Tensor): Tensor {
+    return aten.mainRemainder(torchTensor(main));
+  }
+
+  join(value: Tensor, remainder: Tensor): Tensor {
+    return aten.mainJoin(torchTensor(value), torchTensor(remainder));
   }
 
   /** On this engine's device and in `dtype`; the given tensor is freed if it had to be copied. */

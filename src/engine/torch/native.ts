@@ -33,6 +33,8 @@ export interface Native {
 
   versions(): { torch: string; cuda: boolean; cpuCapability: string };
   setThreads(count: number): void;
+  /** Float32 products of a GPU in TF32 (10 bits of mantissa), convolutions included. */
+  setTf32(on: boolean): void;
   threads(): number;
   manualSeed(seed: number): void;
   rngState(): ArrayBuffer;
