@@ -60,6 +60,7 @@ function hparams(path: string): NemoConfig {
 function merge(path: string, config: NemoConfig, ranks: readonly RankFile[], tokenizer: Region | null): NemoModel {
   const { llm, vision, projector, feature, visionTower } = config;
   const merger = new NemoMerger(path, ranks, llm?.numLayers ?? vision?.numLayers ?? 1);
+  const { form } = merger;
   const shapes: ConfigShapes = { kind: projector ? 'llava' : llm ? 'llm' : 'clip' };
   if (feature) shapes.feature = feature;
   if (visionTower) shapes.visionTower = visionTower;
@@ -80,7 +81,7 @@ function merge(path: string, config: NemoConfig, ranks: readonly RankFile[], tok
     entries,
     config: shapes,
     tokenizerFolder: tokenizer ? extractTokenizer(tokenizer, path) : null,
-    form: merger.form,
+    form,
   };
 }
 
