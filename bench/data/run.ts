@@ -1,6 +1,6 @@
 /**
  * Pictures a second and core for decoding, resizing and normalising: neva beside Pillow + CLIPImageProcessor, taking turns in
- * one run on one JPEG of 640 × 480. CPU time is counted, so that neither gains by threads.
+ * one run on one JPEG of 640 × 480. CPU time is counted, so that neither gains by threads. Decoding is also timed by itself.
  *
  *     npm run build && node dist/bench/data/run.js [--rounds 10] [--pictures 20] [--size 336]
  *
@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import sharp from 'sharp';
-import { loadImage } from '../../src/data/images.ts';
+import { decodeFile, loadImage } from '../../src/data/images.ts';
 import { generator } from '../../src/data/permutation.ts';
 import { packageRoot } from '../../src/root.ts';
 
@@ -60,14 +60,23 @@ const options = { imageSize: size, aspect: 'square' } as const;
 for (let i = 0; i < 20; i++) await loadImage(photo, options);
 await next();
 
-const seconds = { neva: 0, pillow: 0 };
-for (let round = 0; round < rounds; round++) {
+const own = async (count: number, work: () => Promise<unknown>) => {
   const before = process.cpuUsage();
-  for (let i = 0; i < pictures; i++) await loadImage(photo, options);
+  for (let i = 0; i < count; i++) await work();
   const { user, system } = process.cpuUsage(before);
-  seconds.neva += (user + system) / 1e6;
-  peer.stdin.write(`${pictures}\n`);
-  seconds.pillow += Number(await next());
+  return (user + system) / 1e6;
+};
+const theirs = async (request: string) => {
+  peer.stdin.write(`${request}\n`);
+  return Number(await next());
+};
+const seconds = { neva: 0, pillow: 0 };
+const decoding = { neva: 0, pillow: 0 };
+for (let round = 0; round < rounds; round++) {
+  seconds.neva += await own(pictures, () => loadImage(photo, options));
+  seconds.pillow += await theirs(`whole ${pictures}`);
+  decoding.neva += await own(pictures, () => decodeFile(photo));
+  decoding.pillow += await theirs(`decode ${pictures}`);
 }
 peer.stdin.end();
 rmSync(folder, { recursive: true });
@@ -80,6 +89,7 @@ const result = {
   size,
   picturesPerSecondAndCore: { neva: rate(seconds.neva), pillow: rate(seconds.pillow) },
   ratio: Number((seconds.pillow / seconds.neva).toFixed(2)),
+  decodedPerSecondAndCore: { neva: rate(decoding.neva), pillow: rate(decoding.pillow) },
 };
 console.log(JSON.stringify(result, null, 2));
 mkdirSync(join(packageRoot, 'bench', 'results'), { recursive: true });

@@ -50,6 +50,11 @@ const FORMATS: ReadonlySet<string> = new Set(['jpeg', 'png', 'webp', 'gif', 'tif
 export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PIXELS): Promise<Picture> {
   try {
     const options = { failOn: 'truncated', limitInputPixels: maxPixels, ignoreIcc: true, pages: 1 } as const;
+    // The most frequent kind needs no look at the metadata first, which costs a tenth of its decoding.
+    if (isColourJpeg(bytes)) {
+      const { data, width, height, channels } = await raw(sharp(bytes, options));
+      return { data: toRgb(data, channels, width * height), width, height };
+    }
     const { format, space, channels: stored, width = 0, height = 0 } = await sharp(bytes, options).metadata();
     if (!FORMATS.has(format ?? '')) throw new Error(`${format} is not taken`);
     if (width * height > maxPixels) throw new Error('Input image exceeds pixel limit');
@@ -66,6 +71,21 @@ export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PI
   } catch (error) {
     throw unreadable(error as Error, bytes, path, maxPixels);
   }
+}
+
+/** A JPEG of three components, by its frame header: neither grey nor CMYK. */
+function isColourJpeg(bytes: Uint8Array): boolean {
+  if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return false;
+  let at = 2;
+  while (at + 9 < bytes.length && bytes[at] === 0xff) {
+    const marker = bytes[at + 1]!;
+    // SOF0 to SOF15, but for the markers among them that are no frames: DHT, JPG and DAC.
+    if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
+      return bytes[at + 4] === 8 && bytes[at + 9] === 3;
+    }
+    at += 2 + ((bytes[at + 2]! << 8) | bytes[at + 3]!);
+  }
+  return false;
 }
 
 interface Raw extends Picture {
