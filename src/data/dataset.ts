@@ -1,6 +1,7 @@
 /** A data set by the form it has on disk: a file of records, or shards. */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { expandBraces } from './braces.ts';
+import { READ } from './files.ts';
 import { type DataRecord, parseRecord } from './parse-record.ts';
 import { problem } from './problem.ts';
 import { openRecords } from './records.ts';
@@ -41,7 +42,7 @@ async function openFile(path: string): Promise<Dataset> {
 function isTar(path: string): boolean {
   const magic = Buffer.alloc(5);
   try {
-    const file = openSync(path, 'r');
+    const file = openSync(path, READ);
     try {
       readSync(file, magic, 0, 5, 257);
     } finally {

@@ -1,5 +1,5 @@
 /** Reading picture files within limits, and unpacking gzipped data files. */
-import { createReadStream, createWriteStream, mkdtempSync, openSync, rmSync, statSync } from 'node:fs';
+import { constants, createReadStream, createWriteStream, mkdtempSync, openSync, rmSync, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,11 +9,14 @@ import { createGunzip } from 'node:zlib';
 import { mistake } from '../errors.ts';
 import { problem } from './problem.ts';
 
+/** How files of users are opened: one that turns out to be a named pipe must not keep us waiting for a writer. */
+export const READ = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
+
 /** The whole of a picture file, if it is a file of at most `maxBytes`. */
 export async function readLimited(path: string, maxBytes: number): Promise<Buffer> {
   let file: FileHandle;
   try {
-    file = await open(path, 'r');
+    file = await open(path, READ);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     throw problem('image_missing', {

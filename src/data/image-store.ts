@@ -4,7 +4,7 @@ import { open } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { mistake } from '../errors.ts';
 import { indexTar, type TarEntry } from '../tar_index.ts';
-import { readAt, readLimited } from './files.ts';
+import { READ, readAt, readLimited } from './files.ts';
 import { problem } from './problem.ts';
 
 /** One picture, wherever it lies. */
@@ -65,8 +65,13 @@ class FolderStore implements ImageStore {
       name: path,
       read: (maxBytes) => readLimited(path, maxBytes),
       stamp() {
-        const status = statSync(path, { throwIfNoEntry: false });
-        return status === undefined ? null : { size: status.size, time: status.mtimeMs };
+        try {
+          const { size, mtimeMs } = statSync(path);
+          return { size, time: mtimeMs };
+        } catch {
+          // What is wrong with it is told when it is read.
+          return null;
+        }
       },
     };
   }
@@ -80,7 +85,7 @@ class TarStore implements ImageStore {
   constructor(path: string, time: number) {
     this.#path = path;
     this.#time = time;
-    const file = openSync(path, 'r');
+    const file = openSync(path, READ);
     try {
       this.#entries = indexTar(file, path);
     } finally {

@@ -41,8 +41,9 @@ export function parseRecord(raw: unknown, index: number, where: string): DataRec
     throw wrong('', 'not a record', 'an object {id, image, conversations}', raw);
   }
   const record = raw as Record<string, unknown>;
-  const id = record.id === undefined || record.id === null ? String(index) : String(record.id);
-  if (record.id !== undefined && record.id !== null) name += ` (id ${id})`;
+  const named = typeof record.id === 'string' || typeof record.id === 'number';
+  const id = named ? String(record.id) : String(index);
+  if (named) name += ` (id ${id})`;
 
   const turns = readTurns(record.conversations, wrong);
   const images = record.image === undefined ? takeInlineImages(turns) : readImages(record.image, wrong);
@@ -122,6 +123,15 @@ function takeInlineImages(turns: Turn[]): string[] {
 /** What stands there, short enough for a message. */
 function describe(value: unknown): string {
   if (value === undefined) return 'nothing';
-  const text = typeof value === 'string' && !value.includes('\n') ? value : (JSON.stringify(value) ?? String(value));
+  const text = typeof value === 'string' && !value.includes('\n') ? value : written(value);
   return text.length > 80 ? `${text.slice(0, 77)}…` : text;
+}
+
+function written(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    // JSON is parsed at any depth, and written only as deep as the stack goes.
+    return Array.isArray(value) ? 'a list, deeply nested' : 'an object, deeply nested';
+  }
 }

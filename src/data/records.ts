@@ -4,7 +4,7 @@
  */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { mistake } from '../errors.ts';
-import { gunzipToDescriptor } from './files.ts';
+import { gunzipToDescriptor, READ } from './files.ts';
 import { problem } from './problem.ts';
 
 export interface RecordFile {
@@ -25,7 +25,7 @@ const isSpace = (byte: number) => byte === 32 || byte === 10 || byte === 13 || b
 export async function openRecords(path: string): Promise<RecordFile> {
   let file: number;
   try {
-    file = openSync(path, 'r');
+    file = openSync(path, READ);
   } catch (error) {
     throw mistake({
       where: path,
@@ -35,8 +35,10 @@ export async function openRecords(path: string): Promise<RecordFile> {
     });
   }
   try {
-    if (fstatSync(file).isDirectory()) {
-      throw mistake({ where: path, problem: 'the data file is a folder', expected: 'a .json or .jsonl file' });
+    const status = fstatSync(file);
+    if (!status.isFile()) {
+      const what = status.isDirectory() ? 'is a folder' : 'is not a plain file';
+      throw mistake({ where: path, problem: `the data file ${what}`, expected: 'a .json or .jsonl file' });
     }
     if (isGzip(file)) {
       closeSync(file);

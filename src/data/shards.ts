@@ -5,6 +5,7 @@
 import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import { mistake } from '../errors.ts';
 import { type TarEntry, walkTar } from '../tar_index.ts';
+import { READ } from './files.ts';
 import { archived } from './image-store.ts';
 import { type DataRecord, parseRecord } from './parse-record.ts';
 import { problem } from './problem.ts';
@@ -105,7 +106,7 @@ export function openShards(paths: readonly string[], path: string): Shards {
 
 function openShard(path: string): number {
   try {
-    return openSync(path, 'r');
+    return openSync(path, READ);
   } catch (error) {
     throw mistake({
       where: path,
