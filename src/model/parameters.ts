@@ -1,6 +1,7 @@
 /** Making, naming and counting weights. */
 import type { Engine, Parameter, Tensor } from '../engine/engine.ts';
 import { UserError } from '../errors.ts';
+import { type Difference, differenceTable } from './differences.ts';
 
 /** One part's weights in a checkpoint. */
 export interface WeightSource {
@@ -37,7 +38,7 @@ export class ParameterMaker {
   readonly engine: Engine;
   readonly made: Parameter[] = [];
   readonly #source: WeightSource | null;
-  readonly #differences: string[] = [];
+  readonly #differences: Difference[] = [];
 
   constructor(engine: Engine, source: WeightSource | null) {
     this.engine = engine;
@@ -86,16 +87,14 @@ export class ParameterMaker {
   finish(unused: (name: string) => boolean = () => false): readonly Parameter[] {
     const known = new Set(this.made.map(({ name }) => name));
     for (const name of this.#source?.names ?? []) {
-      if (!known.has(name) && !unused(name)) this.#differences.push(`${name}: not a weight of the configured model`);
+      if (known.has(name) || unused(name)) continue;
+      this.#differences.push({ name, expected: null, found: this.#source!.shapeOf(name) });
     }
     if (this.#differences.length > 0) {
-      const shown = this.#differences.slice(0, 12).map((line) => `  ${line}`);
-      const more = this.#differences.length - shown.length;
       throw new UserError(
         [
           `${this.#source!.path}: its weights are not those of the configured model`,
-          ...shown,
-          ...(more > 0 ? [`  … and ${more} more`] : []),
+          ...differenceTable(this.#differences).map((line) => `  ${line}`),
           '  fix: leave the shape keys out of the config (they come from the checkpoint), or name the right checkpoint',
         ].join('\n'),
       );
@@ -107,10 +106,7 @@ export class ParameterMaker {
     if (!this.#source) return initialize(this.engine, shape);
     const found = this.#source.shapeOf(name);
     if (found?.join() === shape.join()) return this.#source.load(name);
-    const text = (size: readonly number[]) => `[${size.join(', ')}]`;
-    this.#differences.push(
-      `${name}: ${found ? `${text(found)} in the checkpoint` : 'missing'}, expected ${text(shape)}`,
-    );
+    this.#differences.push({ name, expected: shape, found });
     return this.engine.zeros([0]); // never used: finish() throws
   }
 }
