@@ -1,7 +1,17 @@
 /** `model_config.yaml` of NeMo's archives to shapes and back. */
 import { parse, stringify } from 'yaml';
 import { mistake, type UserError } from '../errors.ts';
-import type { LlmShape, NevaShape, ProjectorShape, VisionShape } from '../model/shapes.ts';
+import { isGated } from '../model/mlp.ts';
+import {
+  type Activation,
+  blockOf,
+  type GptBlock,
+  gptOf,
+  type LlmShape,
+  type NevaShape,
+  type ProjectorShape,
+  type VisionShape,
+} from '../model/shapes.ts';
 import type { VisionFeature } from './hf_config.ts';
 import type { NemoNames } from './nemo_layout.ts';
 
@@ -37,12 +47,24 @@ export function readNemoConfig(config: unknown, where: string): NemoConfig {
   const own = read.section('vision');
   if (own) return { vocabSize: null, vision: read.vision(own), tokenizer: null };
   return {
-    llm: read.llama(),
+    llm: read.llm(),
     vocabSize: read.optionalCount('vocab_size'),
     tokenizer: read.tokenizer(),
     ...read.neva(),
   };
 }
+
+/** Whether gate and up lie in one matrix (`fast-`) is told by the weights. */
+const ACTIVATIONS: Readonly<Record<string, Activation>> = {
+  'fast-swiglu': 'swiglu',
+  swiglu: 'swiglu',
+  'fast-geglu': 'geglu',
+  geglu: 'geglu',
+  'fast-reglu': 'reglu',
+  reglu: 'reglu',
+  'squared-relu': 'squared-relu',
+  gelu: 'gelu',
+};
 
 class ConfigReader {
   readonly #config: Config;
@@ -60,16 +82,12 @@ class ConfigReader {
     return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Config) : null;
   }
 
-  llama(): Omit<LlmShape, 'vocabSize'> {
-    this.#only('normalization', ['rmsnorm'], 'rmsnorm');
-    this.#only('activation', ['fast-swiglu', 'swiglu'], 'fast-swiglu');
-    this.#only('position_embedding_type', ['rope'], 'rope');
-    this.#only('rotary_percentage', [1], 1);
-    this.#only('bias', [false], false);
+  llm(): Omit<LlmShape, 'vocabSize'> {
     this.#only('megatron_legacy', [false], false);
     this.#only('transformer_block_type', ['pre_ln'], 'pre_ln');
     this.#only('headscale', [false], false);
-    this.#only('seq_len_interpolation_factor', [null], null);
+    // Llama 3.1's stretched positions, in later NeMo.
+    this.#only('scale_positional_embedding', [false], false);
     const hiddenSize = this.#count('hidden_size');
     const numAttentionHeads = this.#count('num_attention_heads');
     const numQueryGroups = this.optionalCount('num_query_groups') ?? numAttentionHeads;
@@ -88,7 +106,31 @@ class ConfigReader {
       rotaryBase: this.#positive('rotary_base', 10000),
       maxPositions: this.optionalCount('max_position_embeddings') ?? this.#count('encoder_seq_length'),
       tiedEmbeddings: this.#value('share_embeddings_and_output_weights') === true,
+      ...gptOf(this.#block()),
+      ...this.#scaling(),
     };
+  }
+
+  /** LLaMA's where the file is silent; weights that are of another block are then refused by name and shape. */
+  #block(): GptBlock {
+    const bias = this.#only('bias', [true, false], false);
+    const activation = this.#only('activation', Object.keys(ACTIVATIONS), 'fast-swiglu');
+    const byTanh =
+      this.#value('openai_gelu') === true ||
+      // NeMo's fused kernel of bias and GELU computes it by tanh.
+      (bias && (this.#value('bias_activation_fusion') ?? this.#value('bias_gelu_fusion')) === true);
+    return {
+      normalization: this.#only('normalization', ['rmsnorm', 'layernorm', 'layernorm1p'] as const, 'rmsnorm'),
+      activation: activation === 'gelu' && byTanh ? 'gelu-tanh' : ACTIVATIONS[activation]!,
+      positions: this.#only('position_embedding_type', ['rope', 'learned_absolute'] as const, 'rope'),
+      rotaryPercentage: this.#positive('rotary_percentage', 1),
+      bias,
+    };
+  }
+
+  #scaling(): Pick<LlmShape, 'rotaryScaling'> {
+    const factor = this.#positive('seq_len_interpolation_factor', 1);
+    return factor === 1 ? {} : { rotaryScaling: { type: 'linear', factor } };
   }
 
   vision(c: Config): VisionShape {
@@ -164,10 +206,12 @@ class ConfigReader {
     throw this.#refuse(key, 'a number above 0', this.#value(key));
   }
 
-  #only(key: string, allowed: readonly unknown[], fallback: unknown): void {
+  #only<const T>(key: string, allowed: readonly T[], fallback: T): T {
     const value = this.#value(key) ?? fallback;
     const plain = typeof value === 'string' ? value.toLowerCase() : value;
-    if (!allowed.includes(plain)) throw this.#refuse(key, allowed.join(' or '), value);
+    const found = allowed.find((each) => each === plain);
+    if (found === undefined) throw this.#refuse(key, allowed.join(' or '), value);
+    return found;
   }
 
   #refuse(key: string, expected: string, found: unknown): UserError {
@@ -201,14 +245,25 @@ export function writeNemoConfig({ shape, ...about }: WrittenConfig): string {
   const parallel = { tensor_model_parallel_size: about.tp, pipeline_model_parallel_size: about.pp };
   const { llm, vision, projector } = shape;
   const config: Config = llm
-    ? { ...parallel, ...llamaSection(llm, about), ...(projector ? mmSection({ vision, projector }, about) : {}) }
+    ? { ...parallel, ...llmSection(llm, about), ...(projector ? mmSection({ llm, vision, projector }, about) : {}) }
     : { ...parallel, ...clipSection(vision!) };
   config.target = llm ? (projector ? NEVA : NLP) : CLIP;
   config.nemo_version = '2.0.0rc0';
   return stringify(config);
 }
 
-function llamaSection(s: LlmShape, { names, divisibleBy, tokenizer }: Omit<WrittenConfig, 'shape'>): Config {
+function llmSection(s: LlmShape, { names, divisibleBy, tokenizer }: Omit<WrittenConfig, 'shape'>): Config {
+  const { normalization, activation, positions, rotaryPercentage, bias } = blockOf(s);
+  const scaling = s.rotaryScaling;
+  if (scaling && scaling.type !== 'linear') {
+    throw mistake({
+      where: '--to nemo',
+      problem: 'NeMo 2.0.0rc0 cannot stretch positions so',
+      expected: 'positions as they are, or stretched linearly (seq_len_interpolation_factor)',
+      found: `${scaling.type}, factor ${scaling.factor}`,
+      fix: 'use --to hf',
+    });
+  }
   return {
     mcore_gpt: names === 'mcore',
     transformer_engine: names === 'mcore',
@@ -216,8 +271,9 @@ function llamaSection(s: LlmShape, { names, divisibleBy, tokenizer }: Omit<Writt
     global_batch_size: 1,
     encoder_seq_length: s.maxPositions,
     max_position_embeddings: s.maxPositions,
-    position_embedding_type: 'rope',
-    rotary_percentage: 1,
+    position_embedding_type: positions,
+    rotary_percentage: rotaryPercentage,
+    seq_len_interpolation_factor: scaling ? scaling.factor : null,
     rotary_base: s.rotaryBase,
     num_layers: s.numLayers,
     hidden_size: s.hiddenSize,
@@ -228,10 +284,12 @@ function llamaSection(s: LlmShape, { names, divisibleBy, tokenizer }: Omit<Writt
     hidden_dropout: 0,
     attention_dropout: 0,
     ffn_dropout: 0,
-    normalization: 'rmsnorm',
+    normalization,
     layernorm_epsilon: s.normEpsilon,
-    bias: false,
-    activation: 'fast-swiglu',
+    bias,
+    activation: activation === 'gelu-tanh' ? 'gelu' : isGated(activation) ? `fast-${activation}` : activation,
+    openai_gelu: activation === 'gelu-tanh',
+    bias_activation_fusion: false,
     transformer_block_type: 'pre_ln',
     share_embeddings_and_output_weights: s.tiedEmbeddings,
     make_vocab_size_divisible_by: divisibleBy,
@@ -248,12 +306,12 @@ function llamaSection(s: LlmShape, { names, divisibleBy, tokenizer }: Omit<Writt
 }
 
 function mmSection(
-  { vision, projector }: Partial<NevaShape> & { projector: ProjectorShape },
+  { llm, vision, projector }: Partial<NevaShape> & { projector: ProjectorShape },
   { visionTower }: Omit<WrittenConfig, 'shape'>,
 ): Config {
   return {
     mm_cfg: {
-      llm: { from_pretrained: null, freeze: false, model_type: 'llama_2' },
+      llm: { from_pretrained: null, freeze: false, model_type: llm?.gpt ? 'nvgpt' : 'llama_2' },
       vision_encoder: {
         from_pretrained: visionTower ?? '',
         from_hf: true,

@@ -2,7 +2,8 @@
  * NeMo's weights: names, fused layouts, and how each is split over tensor-parallel ranks
  * (convert_llama_hf_to_nemo.py, convert_external_clip_to_nemo.py, megatron_change_num_partitions.py of NeMo 2.0.0rc0).
  */
-import type { LlmShape, VisionShape } from '../model/shapes.ts';
+import { isGated } from '../model/mlp.ts';
+import { blockOf, type LlmShape, type VisionShape } from '../model/shapes.ts';
 
 /**
  * How a weight lies over the ranks and what it is made of.
@@ -33,70 +34,92 @@ export type NemoNames = 'legacy' | 'mcore';
 const SPELLING = {
   legacy: {
     embedding: 'language_model.embedding.word_embeddings',
+    positions: 'language_model.embedding.position_embeddings.weight',
     layers: 'language_model.encoder.layers.{L}.',
-    qkv: 'self_attention.query_key_value.weight',
-    attentionOut: 'self_attention.dense.weight',
-    gateUp: 'mlp.dense_h_to_4h.weight',
-    down: 'mlp.dense_4h_to_h.weight',
-    inputNorm: ['input_layernorm.weight'],
-    postNorm: ['post_attention_layernorm.weight'],
-    norm: 'language_model.encoder.final_layernorm.weight',
+    qkv: 'self_attention.query_key_value',
+    attentionOut: 'self_attention.dense',
+    gateUp: 'mlp.dense_h_to_4h',
+    down: 'mlp.dense_4h_to_h',
+    inputNorm: ['input_layernorm.'],
+    postNorm: ['post_attention_layernorm.'],
+    norm: 'language_model.encoder.final_layernorm.',
     head: 'language_model.output_layer.weight',
   },
   mcore: {
     embedding: 'embedding.word_embeddings',
+    positions: 'embedding.position_embeddings.weight',
     layers: 'decoder.layers.{L}.',
-    qkv: 'self_attention.linear_qkv.weight',
-    attentionOut: 'self_attention.linear_proj.weight',
-    gateUp: 'mlp.linear_fc1.weight',
-    down: 'mlp.linear_fc2.weight',
+    qkv: 'self_attention.linear_qkv',
+    attentionOut: 'self_attention.linear_proj',
+    gateUp: 'mlp.linear_fc1',
+    down: 'mlp.linear_fc2',
     // The second of each is the name without Transformer Engine.
-    inputNorm: ['self_attention.linear_qkv.layer_norm_weight', 'input_layernorm.weight'],
-    postNorm: ['mlp.linear_fc1.layer_norm_weight', 'pre_mlp_layernorm.weight'],
-    norm: 'decoder.final_layernorm.weight',
+    inputNorm: ['self_attention.linear_qkv.layer_norm_', 'input_layernorm.'],
+    postNorm: ['mlp.linear_fc1.layer_norm_', 'pre_mlp_layernorm.'],
+    norm: 'decoder.final_layernorm.',
     head: 'output_layer.weight',
   },
 } as const;
 
-/** The language model's weights. `separateUp`: legacy's activation `swiglu` keeps gate and up apart. */
+/** The language model's weights. `separateUp`: legacy's activations without `fast-` keep gate and up apart. */
 export function llmWeights(names: NemoNames, s: LlmShape, separateUp = false): NemoWeight[] {
   const n = SPELLING[names];
   const own = 'language_model.model.';
   const [C, F, D] = [s.hiddenSize, s.ffnHiddenSize, s.headDim];
-  const layer = (nemo: string, body: readonly string[], split: Split, shape: readonly number[]): NemoWeight => ({
-    nemo: n.layers + nemo,
-    own: body.map((name) => `${own}layers.{L}.${name}.weight`),
-    split,
-    shape,
-  });
-  const norm = ([nemo, also]: readonly [string, string?], body: string): NemoWeight => ({
-    ...layer(nemo, [body], 'replicate', [C]),
-    ...(also ? { also: n.layers + also } : {}),
-  });
-  const gateUp = separateUp
-    ? [
-        layer(n.gateUp, ['mlp.gate_proj'], 'rows', [F, C]),
-        layer(n.gateUp.replace('.weight', '_2.weight'), ['mlp.up_proj'], 'rows', [F, C]),
-      ]
-    : [layer(n.gateUp, ['mlp.gate_proj', 'mlp.up_proj'], 'blocks', [2 * F, C])];
-  const qkv = ['q', 'k', 'v'].map((which) => `self_attn.${which}_proj`);
-  const whole: NemoWeight[] = [
-    { nemo: `${n.embedding}.weight`, own: [`${own}embed_tokens.weight`], split: 'vocab', shape: [s.vocabSize, C] },
-    norm(n.inputNorm, 'input_layernorm'),
-    layer(n.qkv, qkv, 'qkv', [(s.numAttentionHeads + 2 * s.numQueryGroups) * D, C]),
-    layer(n.attentionOut, ['self_attn.o_proj'], 'columns', [C, s.numAttentionHeads * D]),
-    norm(n.postNorm, 'post_attention_layernorm'),
-    ...gateUp,
-    layer(n.down, ['mlp.down_proj'], 'columns', [C, F]),
-    { nemo: n.norm, own: [`${own}norm.weight`], split: 'replicate', shape: [C] },
-  ];
-  const head: NemoWeight = {
-    nemo: n.head,
-    own: ['language_model.lm_head.weight'],
+  const { normalization, activation, positions, bias } = blockOf(s);
+  const linear = (nemo: string, body: readonly string[], split: Split, shape: readonly [number, number]) =>
+    (bias ? (['weight', 'bias'] as const) : (['weight'] as const)).map(
+      (kind): NemoWeight => ({
+        nemo: `${n.layers}${nemo}.${kind}`,
+        own: body.map((name) => `${own}layers.{L}.${name}.${kind}`),
+        // The bias of a column split is added once, after the sum over ranks.
+        split: split === 'columns' && kind === 'bias' ? 'replicate' : split,
+        shape: kind === 'bias' ? [shape[0]] : shape,
+      }),
+    );
+  const norm = (prefix: string, [nemo, also]: readonly [string, string?], body: string) =>
+    (normalization === 'rmsnorm' ? (['weight'] as const) : (['weight', 'bias'] as const)).map(
+      (kind): NemoWeight => ({
+        nemo: prefix + nemo + kind,
+        ...(also ? { also: prefix + also + kind } : {}),
+        own: [`${own}${body}.${kind}`],
+        split: 'replicate',
+        shape: [C],
+      }),
+    );
+  const vocabulary = (nemo: string, name: string): NemoWeight => ({
+    nemo,
+    own: [name],
     split: 'vocab',
     shape: [s.vocabSize, C],
+  });
+  const qkv = ['q', 'k', 'v'].map((which) => `self_attn.${which}_proj`);
+  const mlp = (): NemoWeight[] => {
+    if (!isGated(activation)) return linear(n.gateUp, ['mlp.up_proj'], 'rows', [F, C]);
+    if (!separateUp) return linear(n.gateUp, ['mlp.gate_proj', 'mlp.up_proj'], 'blocks', [2 * F, C]);
+    return [
+      ...linear(n.gateUp, ['mlp.gate_proj'], 'rows', [F, C]),
+      ...linear(`${n.gateUp}_2`, ['mlp.up_proj'], 'rows', [F, C]),
+    ];
   };
-  return s.tiedEmbeddings ? whole : [...whole, head];
+  const table: NemoWeight = {
+    nemo: n.positions,
+    own: [`${own}embed_positions.weight`],
+    split: 'replicate',
+    shape: [s.maxPositions, C],
+  };
+  return [
+    vocabulary(`${n.embedding}.weight`, `${own}embed_tokens.weight`),
+    ...(positions === 'rope' ? [] : [table]),
+    ...norm(n.layers, n.inputNorm, 'layers.{L}.input_layernorm'),
+    ...linear(n.qkv, qkv, 'qkv', [(s.numAttentionHeads + 2 * s.numQueryGroups) * D, C]),
+    ...linear(n.attentionOut, ['self_attn.o_proj'], 'columns', [C, s.numAttentionHeads * D]),
+    ...norm(n.layers, n.postNorm, 'layers.{L}.post_attention_layernorm'),
+    ...mlp(),
+    ...linear(n.down, ['mlp.down_proj'], 'columns', [C, F]),
+    ...norm('', [n.norm], 'norm'),
+    ...(s.tiedEmbeddings ? [] : [vocabulary(n.head, 'language_model.lm_head.weight')]),
+  ];
 }
 
 /** The tower's weights in a CLIP archive. Its qkv is not grouped: all queries, all keys, all values. */

@@ -4,7 +4,8 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Header } from 'tar';
 import { mistake } from '../errors.ts';
-import type { LlmShape, NevaShape } from '../model/shapes.ts';
+import { rotaryFrequencies } from '../model/rotary.ts';
+import { blockOf, type LlmShape, type NevaShape } from '../model/shapes.ts';
 import { writeName } from './names.ts';
 import { writeNemoConfig } from './nemo_config.ts';
 import { adapterPrefix, llmWeights, type NemoNames, type NemoWeight, visionWeights } from './nemo_layout.ts';
@@ -147,7 +148,9 @@ function rankEntries(output: NemoOutput, rank: number, stage: number): TensorEnt
     }
   }
   // A buffer that NeMo's own GPTModel expects in its files; Megatron-core computes it.
-  if (parts.llm && names === 'legacy') made.push(inverseFrequencies(shape.llm!));
+  if (parts.llm && names === 'legacy' && blockOf(shape.llm!).positions === 'rope') {
+    made.push(inverseFrequencies(shape.llm!));
+  }
   if (parts.projector && first) {
     const linear = shape.projector?.type === 'linear';
     for (const [name, entry] of entries) {
@@ -159,9 +162,9 @@ function rankEntries(output: NemoOutput, rank: number, stage: number): TensorEnt
   return made;
 }
 
-/** θ^(−2i/D) [D/2] */
-function inverseFrequencies({ headDim, rotaryBase }: LlmShape): TensorEntry {
-  const values = Float32Array.from({ length: headDim / 2 }, (_, i) => rotaryBase ** ((-2 * i) / headDim));
+/** [R/2], not stretched: NeMo divides the positions. */
+function inverseFrequencies({ rotaryScaling: _, ...shape }: LlmShape): TensorEntry {
+  const values = rotaryFrequencies(shape);
   const name = 'model.language_model.rotary_pos_emb.inv_freq';
   return madeEntry(name, 'float32', [values.length], new Uint8Array(values.buffer));
 }

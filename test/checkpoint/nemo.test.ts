@@ -140,13 +140,27 @@ test('a configuration that contradicts the weights is refused with the differenc
   refuses(altered('fewer', rewrite('hidden_size: 16', 'hidden_size: 12')), /configuration contradicts its weights/);
 });
 
+test('another block than the weights are of is refused with what is missing', () => {
+  const block = (from: string, to: string) => altered(to.replace(/\W/g, '-'), rewrite(from, to));
+  refuses(block('normalization: rmsnorm', 'normalization: layernorm1p'), /input_layernorm\.bias: missing on 2 of 2/);
+  refuses(
+    block('activation: fast-swiglu', 'activation: squared-relu'),
+    /dense_h_to_4h\.weight: \[24, 16\] in the file/,
+  );
+  refuses(block('bias: false', 'bias: true'), /query_key_value\.bias: missing/);
+  refuses(
+    block('position_embedding_type: rope', 'position_embedding_type: learned_absolute'),
+    /position_embeddings\.weight: missing/,
+  );
+});
+
 test('what neva’s model does not have is refused by its key', () => {
   for (const [from, to, key] of [
-    ['normalization: rmsnorm', 'normalization: layernorm1p', 'normalization'],
-    ['activation: fast-swiglu', 'activation: squared-relu', 'activation'],
-    ['rotary_percentage: 1.0', 'rotary_percentage: 0.5', 'rotary_percentage'],
-    ['bias: false', 'bias: true', 'bias'],
-    ['position_embedding_type: rope', 'position_embedding_type: learned_absolute', 'position_embedding_type'],
+    ['normalization: rmsnorm', 'normalization: scalenorm', 'normalization'],
+    ['activation: fast-swiglu', 'activation: relu', 'activation'],
+    ['rotary_percentage: 1.0', 'rotary_percentage: half', 'rotary_percentage'],
+    ['bias: false', 'bias: some', 'bias'],
+    ['position_embedding_type: rope', 'position_embedding_type: alibi', 'position_embedding_type'],
     ['num_layers: 2', 'num_layers: many', 'num_layers'],
   ] as const) {
     refuses(
