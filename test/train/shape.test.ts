@@ -76,13 +76,19 @@ test('from nothing: LLaMA, or NVGPT by model_type, and every key of the block', 
 });
 
 test('NVGPT’s configurations describe NVGPT’s block', () => {
-  for (const name of ['nvgpt_8b', 'nvgpt_22b', 'nvgpt_43b']) {
-    const shape = resolved(
-      [`model=${name}`, 'model.mm_cfg.llm.from_pretrained=null', 'model.encoder_seq_length=256', ...sizes],
-      random,
-    );
-    assert.deepEqual(shape.gpt, NVGPT_BLOCK);
-  }
+  const named = (name: string, more: string[] = []) =>
+    resolved([`model=${name}`, 'model.mm_cfg.llm.from_pretrained=null', ...more], random);
+  const { gpt, numLayers, hiddenSize, ffnHiddenSize, numAttentionHeads, headDim } = named('nvgpt_8b');
+  assert.deepEqual(gpt, NVGPT_BLOCK);
+  assert.deepEqual([numLayers, hiddenSize, ffnHiddenSize, numAttentionHeads, headDim], [32, 4096, 16384, 32, 128]);
+  assert.deepEqual(named('nvgpt_22b').gpt, NVGPT_BLOCK);
+  assert.equal(named('nvgpt_22b').headDim, 128);
+  assert.deepEqual(named('nvgpt_43b', sizes).gpt, NVGPT_BLOCK);
+  // A checkpoint of LLaMA under NVGPT's configuration.
+  refuses(
+    ['model=nvgpt_8b', 'model.mm_cfg.llm.from_pretrained=x'],
+    /ffn_hidden_size=16384[\s\S]*has 128[\s\S]*normalization=layernorm1p[\s\S]*rmsnorm[\s\S]*rotary_percentage=0\.5/,
+  );
 });
 
 test('a checkpoint decides, and what contradicts it is refused key by key', () => {
