@@ -1,5 +1,6 @@
 /** Examples → the padded typed arrays that training takes. */
 import type { Example } from './example.ts';
+import type { FeaturePlace } from './feature_index.ts';
 import { IGNORE, type MicroBatch } from './types.ts';
 
 export interface Sample {
@@ -7,6 +8,8 @@ export interface Sample {
   example: Example;
   /** One [3, S, S] picture for each of the example's images. */
   pictures: readonly Float32Array[];
+  /** In place of pictures, where their features are on the disk. */
+  features?: readonly FeaturePlace[];
 }
 
 export interface CollateOptions {
@@ -25,9 +28,11 @@ export function collate(
   const lengths = Int32Array.from(samples, ({ example }) => example.ids.length);
   const labelRows: number[] = [];
   const labelTargets: number[] = [];
-  const imageCount = samples.reduce((sum, { pictures }) => sum + pictures.length, 0);
+  const cached = samples.some(({ features }) => features !== undefined);
+  const features = cached ? samples.flatMap((sample) => sample.features ?? []) : null;
+  const imageCount = features?.length ?? samples.reduce((sum, { pictures }) => sum + pictures.length, 0);
   const pictureSize = 3 * imageSize * imageSize;
-  const pixels = new Float32Array(imageCount * pictureSize);
+  const pixels = new Float32Array(cached ? 0 : imageCount * pictureSize);
   const imageRows = new Int32Array(imageCount * featuresPerImage);
   let image = 0;
   samples.forEach(({ example, pictures }, b) => {
@@ -38,12 +43,12 @@ export function collate(
       labelRows.push(b * length + t - 1);
       labelTargets.push(label);
     }
-    pictures.forEach((picture, i) => {
-      pixels.set(picture, image * pictureSize);
+    for (const [i, picture] of pictures.entries()) pixels.set(picture, (image + i) * pictureSize);
+    for (let i = 0; i < example.imageStarts.length; i++) {
       const start = b * length + (example.imageStarts[i] as number);
       for (let p = 0; p < featuresPerImage; p++) imageRows[image * featuresPerImage + p] = start + p;
       image++;
-    });
+    }
   });
   return {
     batch,
@@ -55,6 +60,7 @@ export function collate(
     labelRows: Int32Array.from(labelRows),
     labelTargets: Int32Array.from(labelTargets),
     pixels,
+    features,
     imageCount,
     imageSize,
     imageRows,
@@ -80,6 +86,8 @@ export function collatePacked(samples: readonly Sample[], room: number, options:
   });
   const imageStarts = samples.flatMap(({ example }, i) => example.imageStarts.map((start) => start + starts[i]!));
   const pictures = samples.flatMap((sample) => sample.pictures);
-  const one = { id: '', example: { ids: joined, labels, imageStarts, cut: 0 }, pictures };
+  const cached = samples.some(({ features }) => features !== undefined);
+  const features = cached ? { features: samples.flatMap((sample) => sample.features ?? []) } : {};
+  const one = { id: '', example: { ids: joined, labels, imageStarts, cut: 0 }, pictures, ...features };
   return { ...collate([one], options), lengths, packed: lengths, room, records: samples.map(({ id }) => id) };
 }

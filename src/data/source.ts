@@ -3,6 +3,7 @@ import { mistake } from '../errors.ts';
 import type { Sample } from './collate.ts';
 import { type Dataset, openDataset } from './dataset.ts';
 import { type EncodingOptions, type Example, encodeRecord, imageBrackets, requireTokens } from './example.ts';
+import { FeatureIndex, type FeaturePlace } from './feature_index.ts';
 import { type ImageFile, type ImageStore, openImageStore } from './image-store.ts';
 import { type Aspect, decode, MAX_BYTES, preprocess } from './images.ts';
 import type { DataRecord } from './parse-record.ts';
@@ -37,6 +38,8 @@ export interface SourceOptions extends EncodingOptions {
   aspect: Aspect;
   imageMean?: readonly number[];
   imageStd?: readonly number[];
+  /** Where the frozen tower's features of every picture are: no picture is decoded then. */
+  featureFolder?: string | null;
   /** Limits of one image file. */
   maxImageBytes?: number;
   maxImagePixels?: number;
@@ -61,6 +64,7 @@ export class SampleSource {
   /** Records of all sets, numbered through. */
   readonly size: number;
   readonly #sets: readonly OpenSet[];
+  readonly #features: FeatureIndex | null;
 
   private constructor(options: SourceOptions, datasets: readonly Dataset[]) {
     if (options.aspect === 'keep') {
@@ -85,6 +89,7 @@ export class SampleSource {
       return set;
     });
     this.size = first;
+    this.#features = options.featureFolder ? new FeatureIndex(options.featureFolder) : null;
   }
 
   /** Rejects with a user error where a file, the template or the tokenizer does not serve. */
@@ -136,12 +141,28 @@ export class SampleSource {
   async illustrate(number: number, record: DataRecord, example: Example): Promise<Sample> {
     const files = this.imageFiles(number, record);
     try {
+      if (this.#features) {
+        const features = await Promise.all(files.map((file) => this.#featuresOf(this.#features!, file)));
+        return { id: record.id, example, pictures: [], features };
+      }
       const pictures = await Promise.all(files.map(async (file) => this.preprocess(await this.decode(file))));
       return { id: record.id, example, pictures };
     } catch (error) {
       if (isRecordProblem(error)) error.message = `${this.nameOf(number, record)}: ${error.message}`;
       throw error;
     }
+  }
+
+  async #featuresOf(index: FeatureIndex, file: ImageFile): Promise<FeaturePlace> {
+    const place = index.find(file);
+    if (place) return place;
+    // A picture without features is one that could not be read then, nor now.
+    await this.decode(file);
+    throw mistake({
+      where: file.name,
+      problem: 'the picture has changed since the run began, and the vision cache holds no features of it',
+      fix: 'start again: the cache is brought up to date at the start',
+    });
   }
 
   /** RGB bytes of an image that `imageFiles` gave. */

@@ -6,6 +6,8 @@
  * S side of the square picture, M labelled positions.
  */
 
+import type { FeaturePlace } from './feature_index.ts';
+
 /** Label of a position that is not in the loss. */
 export const IGNORE = -100;
 
@@ -30,6 +32,8 @@ export interface MicroBatch {
   labelTargets: Int32Array;
   /** [N, 3, S, S] normalised pixels; empty when the micro batch holds no picture. */
   pixels: Float32Array;
+  /** In place of pixels: where each picture's features [P, C] of the frozen tower lie (model.data.vision_cache). */
+  features?: readonly FeaturePlace[] | null;
   imageCount: number;
   imageSize: number;
   /** [N*P] flat positions b*T+t that the features take, image by image. */

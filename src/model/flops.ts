@@ -10,16 +10,21 @@ export interface StepWork {
   /** Real lengths of the records, image positions included. */
   lengths: ArrayLike<number>;
   images: number;
+  /** Features came from the disk: the tower did not run. */
+  cached?: boolean;
   /** Labelled positions: where last block's MLP, head and loss are needed. */
   labelTokens: number;
   trains: { llm: boolean; projector: boolean; vision: boolean };
 }
 
-export function stepFlops(shape: NevaShape, { lengths, images, labelTokens, trains }: StepWork): number {
+export function stepFlops(
+  shape: NevaShape,
+  { lengths, images, cached = false, labelTokens, trains }: StepWork,
+): number {
   const tokens = sum(lengths, (length) => length);
   const llm = llmForward(shape.llm, lengths, tokens, labelTokens);
   const projector = images * patches(shape.vision) * projectorForward(shape);
-  const vision = images * visionForward(shape.vision);
+  const vision = cached ? 0 : images * visionForward(shape.vision);
   // Backward: once for the gradient of the input, once more for the weights where they train.
   const llmPasses = trains.llm ? 3 : trains.projector || trains.vision ? 2 : 1;
   return (

@@ -7,7 +7,7 @@ import { type BlockCache, Decoder, type DecoderInit } from './decoder.ts';
 import type { WeightSource } from './parameters.ts';
 import { Projector } from './projector.ts';
 import { packedPositions } from './rotary.ts';
-import type { NevaShape } from './shapes.ts';
+import { featuresPerImage, type NevaShape } from './shapes.ts';
 import { VisionTower } from './vision.ts';
 
 /** One micro batch as the model takes it (shape letters: engine.ts). */
@@ -18,6 +18,8 @@ export interface ModelInput {
   ids: Int32Array;
   /** [N, 3, S, S] */
   pixels: Float32Array;
+  /** In place of pixels: files and byte offsets of the tower's features [P, C], in the activations' dtype. */
+  features?: readonly { file: string; offset: number }[] | null;
   imageCount: number;
   imageSize: number;
   /** [N*P] flat positions b*T+t that the features take. */
@@ -107,6 +109,29 @@ export class NevaModel {
     return this.parts.flatMap(({ parameters }) => parameters);
   }
 
+  /** Of activations. */
+  get computeDtype(): DType {
+    return this.#computeDtype;
+  }
+
+  /** The tower's features [N, P, C] of pixels [N, 3, S, S], without gradients. */
+  features(pixels: Float32Array, count: number): Tensor {
+    const engine = this.#engine;
+    const { imageSize } = this.shape.vision;
+    return engine.scope(() => {
+      const input = [engine.tensor(pixels, [count, 3, imageSize, imageSize], this.#computeDtype)];
+      return this.vision.segments().reduce((x, segment) => engine.forward(segment, x), input)[0]!;
+    });
+  }
+
+  /** Features [N, P, C] from the files that hold them. */
+  #stored(places: readonly { file: string; offset: number }[]): Tensor {
+    const engine = this.#engine;
+    const shape = [1, featuresPerImage(this.shape.vision), this.shape.vision.hiddenSize];
+    const each = places.map(({ file, offset }) => engine.fromFile(file, offset, shape, this.#computeDtype));
+    return engine.concat(each, 0);
+  }
+
   /** From pixels and ids to the sum of the losses at the labelled positions. */
   lossChain(input: LabelledInput): Chain {
     return { ...this.#hiddenChain(input, input.labelRows), loss: this.#lossHead(input.labelTargets) };
@@ -143,12 +168,12 @@ export class NevaModel {
     );
     const size = [input.imageCount, 3, input.imageSize, input.imageSize];
     const pictures = input.imageCount > 0;
-    const before = [
-      ...(pictures ? [...this.vision.segments(), this.projector.segment()] : []),
-      this.#embedSegment(input, start),
-    ];
+    const tower = input.features ? [] : this.vision.segments();
+    const before = [...(pictures ? [...tower, this.projector.segment()] : []), this.#embedSegment(input, start)];
+    const first = () =>
+      input.features ? this.#stored(input.features) : engine.tensor(input.pixels, size, this.#computeDtype);
     return {
-      input: pictures ? [engine.tensor(input.pixels, size, this.#computeDtype)] : [],
+      input: pictures ? [first()] : [],
       segments: [...before, ...blocks],
       blocks: { first: before.length, count: blocks.length },
     };

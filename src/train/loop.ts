@@ -213,6 +213,7 @@ function workOf(
   const flops = stepFlops(model.shape, {
     lengths: microBatches.flatMap(({ lengths }) => [...lengths]),
     images: microBatches.reduce((sum, { imageCount }) => sum + imageCount, 0),
+    cached: microBatches.some(({ features }) => features),
     labelTokens,
     trains,
   });

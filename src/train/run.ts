@@ -41,11 +41,13 @@ export async function train(
   const engine = await openEngine(config.trainer);
   const assembled = assemble(engine, config);
   const { model, tokenizerFolder, visionFolder } = assembled;
-  const data = {
+  const bare = {
     ...dataOptions(config, { vision: model.shape.vision, tokenizerFolder, visionFolder }),
     dataParallelRank: group.rank,
     dataParallelSize: group.size,
   };
+  const featureFolder = await visionFeatures({ engine, config, assembled, data: bare, group, report });
+  const data = { ...bare, featureFolder };
   const resumed = run.lastCheckpoint ? readCheckpoint(run.lastCheckpoint) : null;
   const start = resumed ? positionOf(resumed) : BEGINNING;
   const loader = await openLoader(data, start);
@@ -70,6 +72,27 @@ export async function train(
     countBadRecords();
     await loader.close();
   }
+}
+
+/** model.data.vision_cache, brought up to date; null without one. */
+async function visionFeatures({
+  engine,
+  config,
+  assembled,
+  data,
+  group,
+  report,
+}: Pick<Setting, 'engine' | 'config' | 'assembled' | 'data' | 'group' | 'report'>): Promise<string | null> {
+  const { vision_cache: root } = config.model.data;
+  if (root === null) return null;
+  const { fillVisionCache } = await import('./vision_cache.ts');
+  const validation = validationOptions(config, data);
+  const all = validation ? [data, validation] : [data];
+  const { folder, pictures, encoded } = await fillVisionCache(engine, assembled.model, all, root, group, (done, of) =>
+    report.log.info(`vision cache: ${done} of ${of} pictures encoded`),
+  );
+  report.log.info(`vision cache ${folder}: ${pictures} pictures, ${encoded} of them encoded now`);
+  return folder;
 }
 
 const BEGINNING: Position = { step: 0, epoch: 0, consumedSamples: 0, valLoss: null };

@@ -9,6 +9,10 @@ export function unsupported({ trainer, model }: NevaConfig): string[] {
   const parallel = tfjs ? alone : 'ranks share the data only, not yet the model';
   const problems: [boolean, string][] = [
     [
+      model.data.vision_cache !== null && !model.mm_cfg.vision_encoder.freeze,
+      'model.data.vision_cache: the features of a tower that trains change with every step; leave it out, or set model.mm_cfg.vision_encoder.freeze=true',
+    ],
+    [
       model.optim.store_param_remainders && (trainer.precision !== 'bf16' || !model.megatron_amp_O2),
       'model.optim.store_param_remainders: only bfloat16 weights leave a remainder; set trainer.precision=bf16 and model.megatron_amp_O2=true, or leave it out',
     ],

@@ -90,6 +90,10 @@ export const data = section('Training data', {
     'Records, spread over the data, that are read and decoded before training starts; 0 checks none',
     { min: 0 },
   ),
+  vision_cache: path(
+    null,
+    'Folder for the features of a frozen vision tower: every picture is encoded once, before the first step; null encodes in each step',
+  ),
   packed_sequence: bool(
     false,
     'Lay records one after the other in rows of up to encoder_seq_length positions, without padding; results stay the same',
