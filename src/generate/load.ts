@@ -59,10 +59,13 @@ export function loadModel(engine: Engine, asked: Asked): LoadedModel {
   const tokenizerFolder = whole.tokenizerFolder ?? llm.tokenizerFolder;
   if (!tokenizerFolder) throw mistake({ where: path, problem: 'there is no tokenizer beside the model' });
   const state = isCheckpoint(path) ? readCheckpoint(path) : null;
+  const tokenizer = loadTokenizer(tokenizerFolder, state?.additionalTokens ?? []);
+  // Tokens that were added to a frozen language model have no rows in its files.
+  const vocabSize = Math.max(shapes.llm.vocabSize, tokenizer.vocabSize);
   const statistics = imageStatistics(vision.path);
   const model = new NevaModel(
     engine,
-    { llm: shapes.llm, vision: shapes.vision, projector: shapes.projector },
+    { llm: { ...shapes.llm, vocabSize }, vision: shapes.vision, projector: shapes.projector },
     {
       sources: {
         vision_encoder: vision.source(engine, 'vision'),
@@ -89,7 +92,7 @@ export function loadModel(engine: Engine, asked: Asked): LoadedModel {
   return {
     path,
     model,
-    tokenizer: loadTokenizer(tokenizerFolder, source.additionalTokens),
+    tokenizer,
     template: findTemplate(source.template, source.templateCompat),
     useImStartEnd: source.useImStartEnd,
     picture: (file) => loadImage(file, imageOptions),

@@ -90,6 +90,36 @@ test('rope_theta in the old place and in the new one', () => {
   assert.equal(read({ model_type: 'llama', rope_scaling: null }).llm!.rotaryBase, 10000);
 });
 
+test('Llama-3.1-8B as it is on the hub', () => {
+  const { llm } = read({
+    model_type: 'llama',
+    hidden_size: 4096,
+    intermediate_size: 14336,
+    max_position_embeddings: 131072,
+    num_attention_heads: 32,
+    num_hidden_layers: 32,
+    num_key_value_heads: 8,
+    rms_norm_eps: 1e-5,
+    rope_scaling: {
+      factor: 8.0,
+      low_freq_factor: 1.0,
+      high_freq_factor: 4.0,
+      original_max_position_embeddings: 8192,
+      rope_type: 'llama3',
+    },
+    rope_theta: 500000.0,
+    vocab_size: 128256,
+  });
+  assert.deepEqual([llm!.numQueryGroups, llm!.headDim, llm!.rotaryBase], [8, 128, 5e5]);
+  assert.deepEqual(llm!.rotaryScaling, {
+    type: 'llama3',
+    factor: 8,
+    lowFrequencyFactor: 1,
+    highFrequencyFactor: 4,
+    originalPositions: 8192,
+  });
+});
+
 test('embeddings are tied when the whole or its language model says so', () => {
   assert.equal(read({ ...tiny, tie_word_embeddings: true }).llm!.tiedEmbeddings, true);
   const text_config = { ...tiny.text_config, tie_word_embeddings: true };

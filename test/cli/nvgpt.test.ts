@@ -1,6 +1,6 @@
 /** NVGPT on the command line: trained in bfloat16 with a padded vocabulary, stopped, gone on with, asked, converted. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -63,6 +63,14 @@ test('NVGPT trains, goes on where it stopped, answers, and is converted', () => 
   ok(['convert-checkpoint', '--from', run('whole'), '--to', 'hf', '--out', 'hf']);
   assert.equal(JSON.parse(readFileSync(join(folder, 'hf/config.json'), 'utf8')).text_config.model_type, 'nemotron');
   assert.deepEqual(answer(join(folder, 'hf')), before);
+  // A tokenizer with a token more than the embedding has rows.
+  const file = join(folder, 'hf/tokenizer.json');
+  const tokens = JSON.parse(readFileSync(file, 'utf8'));
+  tokens.added_tokens.push({ ...tokens.added_tokens[0], id: vocabSize, content: '<new>' });
+  writeFileSync(file, JSON.stringify(tokens));
+  ask[ask.indexOf('--prompt') + 1] = 'What is <new>?';
+  assert.equal(answer(join(folder, 'hf')).tokens, 4);
+
   ok(['convert-checkpoint', '--from', 'hf', '--to', 'nemo-mcore', '--part', 'llm', '--tp', '2', '--out', 'llm.nemo']);
   assert.equal(openWeights(join(folder, 'llm.nemo')).config?.llm?.vocabSize, vocabSize);
 });
