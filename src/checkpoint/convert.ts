@@ -8,12 +8,14 @@ import type { NevaShape } from '../model/shapes.ts';
 import { tokenizerFiles } from './folder.ts';
 import { type ConfigShapes, originalConfig, visionConfig, writeConfig } from './hf_config.ts';
 import { llmConfig } from './hf_llm.ts';
+import { imageTokenOf } from './image_token.ts';
 import { type Layout, type Part, partOf, writeName } from './names.ts';
 import { type NemoOutput, writeNemo } from './nemo_write.ts';
 import { addTower, openWhole, type WholeModel } from './parts.ts';
 import { readTensor, streamTensor } from './pieces.ts';
-import { byteLength, type TensorEntry, type TensorToWrite, writeTensors } from './safetensors.ts';
+import { byteLength, type TensorEntry, type TensorToWrite } from './safetensors.ts';
 import { load } from './weights.ts';
+import { writeModel } from './write_model.ts';
 
 export interface ConvertOptions {
   /** Anything that `openWeights` opens. */
@@ -26,6 +28,8 @@ export interface ConvertOptions {
   /** Tensor and pipeline parallel sizes of NeMo's archive; 1 elsewhere. */
   tp: number;
   pp: number;
+  /** Hugging Face's layouts and LLaVA's: weights are cut into files of at most so many bytes; one file unless given. */
+  maxShardBytes?: number;
   /** Told after every tensor: bytes written, and bytes in all. */
   onProgress?: (done: number, total: number) => void;
 }
@@ -118,8 +122,24 @@ function toHf(
   );
   const tensors = entries.map(toTensor);
   mkdirSync(folder);
-  const bytes = writeTensors(join(folder, 'model.safetensors'), tensors);
+  const { maxShardBytes = Number.POSITIVE_INFINITY } = options;
+  const bytes = writeModel(folder, tensors, maxShardBytes);
   const json = configOf(options, config);
+  const notes: string[] = [];
+  if (json && options.part === 'all' && options.to !== 'llava') {
+    const vocabulary = needShape(options.from, config?.llm).vocabSize;
+    const token = imageTokenOf(parts.projector?.path ?? null, tokenizerFolder);
+    Object.assign(json, { image_token_index: token ?? vocabulary });
+    const projector = config?.projector?.type;
+    if (projector !== 'mlp2x_gelu') {
+      notes.push(`transformers' LLaVA has a projector of two layers and cannot load this one, ${projector}; neva can`);
+    }
+    if (token === null) {
+      notes.push(
+        `the tokenizer has no <image>: config.json says image_token_index=${vocabulary}, the first id that is free; in transformers, add the token and resize the embeddings before use`,
+      );
+    }
+  }
   if (json) {
     const dtype = options.dtype ?? tensors[0]!.dtype;
     writeFileAtomic(join(folder, 'config.json'), `${JSON.stringify({ ...json, dtype }, null, 2)}\n`);
@@ -131,7 +151,7 @@ function toHf(
   if (preprocessor && existsSync(preprocessor) && wanted.includes('vision')) {
     copyFileSync(preprocessor, join(folder, 'preprocessor_config.json'));
   }
-  return { tensors: tensors.length, bytes, notes: [] };
+  return { tensors: tensors.length, bytes, notes };
 }
 
 function toNemo(

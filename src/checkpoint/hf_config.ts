@@ -109,15 +109,17 @@ class Reader extends ConfigReader {
     if (selected !== 'patch' && selected !== 'cls_patch') {
       this.refuse('mm_vision_select_feature', 'patch or cls_patch', String(selected));
     }
+    const feature = {
+      selectLayer: this.number(c, 'mm_vision_select_layer', LLAVA_FEATURE.selectLayer),
+      classTokenLength: selected === 'patch' ? 1 : 0,
+    };
     return {
       kind: 'llava',
       llm,
       projector: { type, inputSize, outputSize: llm.hiddenSize },
+      ...(c.vision_config ? { vision: this.vision(this.object(c, 'vision_config'), feature) } : {}),
       ...(typeof c.mm_vision_tower === 'string' ? { visionTower: c.mm_vision_tower } : {}),
-      feature: {
-        selectLayer: this.number(c, 'mm_vision_select_layer', LLAVA_FEATURE.selectLayer),
-        classTokenLength: selected === 'patch' ? 1 : 0,
-      },
+      feature,
     };
   }
 }
@@ -134,6 +136,7 @@ export function writeConfig({ llm, vision, projector }: NevaShape): Json {
     mm_projector_type: projector.type,
     projector_hidden_act: 'gelu',
     multimodal_projector_bias: true,
+    image_seq_length: (vision.imageSize / vision.patchSize) ** 2 + 1 - vision.classTokenLength,
     vision_feature_layer: vision.selectLayer,
     vision_feature_select_strategy: vision.classTokenLength === 1 ? 'default' : 'full',
     tie_word_embeddings: llm.tiedEmbeddings,
@@ -156,6 +159,8 @@ export function originalConfig(shapes: ConfigShapes & { llm: LlmShape; projector
     architectures: ['LlavaLlamaForCausalLM'],
     model_type: 'llava_llama',
     ...(visionTower ? { mm_vision_tower: visionTower } : {}),
+    // LLaVA's code looks the tower up by name and ignores this; neva needs it where the tower is among the weights.
+    ...(vision ? { vision_config: visionConfig(vision) } : {}),
     mm_projector_type: projector.type,
     mm_hidden_size: projector.inputSize,
     mm_vision_select_layer: feature.selectLayer,

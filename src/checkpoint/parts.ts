@@ -58,9 +58,11 @@ export function openWhole(path: string): WholeModel {
 export function addTower(whole: WholeModel, path: string | null): void {
   const { config, parts } = whole;
   const source = path ?? config?.visionTower;
-  if (parts.vision || !source) return;
-  parts.vision = openWeights(source);
-  const vision = parts.vision.config?.vision;
+  // LLaVA's own folders may hold the tower's weights, and give its shape only by its name.
+  if (!source || (parts.vision && (!config || config.vision))) return;
+  const tower = openWeights(source);
+  parts.vision ??= tower;
+  const vision = tower.config?.vision;
   if (config && vision) config.vision = { ...vision, ...config.feature };
 }
 

@@ -1,5 +1,6 @@
 /** `neva convert-checkpoint`: a model in another layout. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { parseSize } from '../checkpoint/write_model.ts';
 import type { DType, Engine } from '../engine/engine.ts';
 
 const LAYOUTS = ['hf', 'hf-new', 'llava', 'nemo', 'nemo-mcore'] as const;
@@ -14,6 +15,7 @@ interface Flags {
   dtype?: string;
   tp: number;
   pp: number;
+  maxShardSize: number;
 }
 
 const AFTER = `
@@ -48,6 +50,14 @@ export function define(command: Command): void {
         Object.keys(DTYPES),
       ),
     )
+    .addOption(
+      new Option(
+        '--max-shard-size <size>',
+        'hf, hf-new, llava: largest file of weights, as 5GB or 2GiB; more files get an index',
+      )
+        .argParser(size)
+        .default(5e9, '5GB'),
+    )
     .addHelpText('after', AFTER)
     .action(convertCheckpoint);
 }
@@ -64,12 +74,27 @@ function count(text: string): number {
   throw new InvalidArgumentError('expected a whole number above 0');
 }
 
-async function convertCheckpoint({ from, to, out, part, dtype, tp, pp }: Flags): Promise<void> {
+function size(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes !== null) return bytes;
+  throw new InvalidArgumentError('expected a size as 5GB, 500MB or 2GiB');
+}
+
+async function convertCheckpoint({ from, to, out, part, dtype, tp, pp, maxShardSize }: Flags): Promise<void> {
   const { convert } = await import('../checkpoint/convert.ts');
   const { modelFolder } = await import('../train/assemble.ts');
   const engine = dtype ? await openCastEngine() : null;
   const bar = await progressBar(out);
-  const options = { from: modelFolder(from), to, out, part, dtype: dtype ? DTYPES[dtype]! : null, tp, pp };
+  const options = {
+    from: modelFolder(from),
+    to,
+    out,
+    part,
+    dtype: dtype ? DTYPES[dtype]! : null,
+    tp,
+    pp,
+    maxShardBytes: maxShardSize,
+  };
   try {
     const { tensors, bytes, notes } = convert(engine, { ...options, onProgress: bar.update });
     bar.stop();

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { type ConvertOptions, convert } from '../../src/checkpoint/convert.ts';
 import { readSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { openWeights } from '../../src/checkpoint/weights.ts';
+import { parseSize } from '../../src/checkpoint/write_model.ts';
 import { fixture } from '../support/fixtures.ts';
 import { torchEngine } from '../support/torch.ts';
 
@@ -74,4 +75,55 @@ test('what stands at --out is left alone, and a failure leaves nothing', () => {
   );
   assert.equal(existsSync(other), false);
   assert.deepEqual(readdirSync(dirname(other)), []);
+});
+
+test('--max-shard-size cuts as Hugging Face does: in order, an index beside, and a tensor too large for one alone', () => {
+  const out = converted({ maxShardBytes: 20_000 });
+  const files = readdirSync(out).filter((name) => name.endsWith('.safetensors'));
+  assert.ok(files.length > 2);
+  assert.ok(!existsSync(join(out, 'model.safetensors')));
+  const index = JSON.parse(readFileSync(join(out, 'model.safetensors.index.json'), 'utf8'));
+  let total = 0;
+  files.sort().forEach((file, i) => {
+    const count = String(files.length).padStart(5, '0');
+    assert.equal(file, `model-${String(i + 1).padStart(5, '0')}-of-${count}.safetensors`);
+    const entries = [...readSafetensors(join(out, file)).entries.values()];
+    const bytes = entries.reduce((sum, { nbytes }) => sum + nbytes, 0);
+    assert.ok(bytes <= 20_000 || entries.length === 1, file);
+    for (const { name } of entries) assert.equal(index.weight_map[name], file);
+    total += bytes;
+  });
+  assert.equal(index.metadata.total_size, total);
+  const before = contents(model);
+  const after = contents(out);
+  assert.deepEqual([...after.keys()].sort(), [...before.keys()].sort());
+  for (const [name, bytes] of before) assert.ok(bytes.equals(after.get(name)!), name);
+  // What is read from shards is written in one file again.
+  assert.deepEqual(readdirSync(converted({ from: out, part: 'projector' })), ['model.safetensors']);
+});
+
+test('sizes are those of huggingface_hub', () => {
+  assert.deepEqual(['5GB', '500MB', '2GiB', '1.5 kb', '0KB', '5', 'GB', '5XB'].map(parseSize), [
+    5e9,
+    5e8,
+    2 * 2 ** 30,
+    1500,
+    null,
+    null,
+    null,
+    null,
+  ]);
+});
+
+test('image_token_index is the source’s, the tokenizer’s, or the first id after the vocabulary', () => {
+  const token = (path: string) => JSON.parse(readFileSync(join(path, 'config.json'), 'utf8')).image_token_index;
+  assert.equal(token(converted({})), 95);
+  const llava = converted({ to: 'llava' });
+  assert.equal(token(llava), undefined, 'LLaVA’s own code has another way');
+  const out = fresh();
+  const { notes } = convert(null, { from: llava, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1 });
+  assert.equal(token(out), 96);
+  assert.match(notes.join(), /no <image>[\s\S]*image_token_index=96/);
+  writeFileSync(join(llava, 'tokenizer.json'), JSON.stringify({ added_tokens: [{ id: 41, content: '<image>' }] }));
+  assert.equal(token(converted({ from: llava })), 41);
 });
