@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { type ConvertOptions, convert } from '../../src/checkpoint/convert.ts';
+import { writeConfig } from '../../src/checkpoint/hf_config.ts';
 import { readSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { openWeights } from '../../src/checkpoint/weights.ts';
+import { writeCheckpoint } from '../../src/checkpoint/write_folder.ts';
 import { parseSize } from '../../src/checkpoint/write_model.ts';
 import { fixture } from '../support/fixtures.ts';
 import { torchEngine } from '../support/torch.ts';
@@ -35,9 +37,42 @@ test('through every layout and back, every value is the same bit for bit', () =>
   const before = contents(model);
   const hfNew = converted({ to: 'hf-new' });
   const llava = converted({ to: 'llava', from: hfNew });
-  for (const path of [hfNew, llava, converted({ to: 'hf', from: hfNew })]) {
+  const hf = converted({ to: 'hf', from: llava });
+  for (const path of [
+    hfNew,
+    llava,
+    hf,
+    converted({ to: 'hf', from: hfNew }),
+    converted({ to: 'hf-new', from: llava }),
+  ]) {
     const after = contents(path);
     assert.deepEqual([...after.keys()].sort(), [...before.keys()].sort());
+    for (const [name, bytes] of before) assert.ok(bytes.equals(after.get(name)!), name);
+  }
+  const { llm, vision, projector } = openWeights(model).config!;
+  assert.deepEqual(openWeights(hf).config, { kind: 'llava', llm, vision, projector });
+});
+
+test('a checkpoint of neva’s is written in every layout and its weights stay the same', () => {
+  const { entries, config } = openWeights(model);
+  const { llm, vision, projector } = config!;
+  const tensors = [...entries].map(([name, { dtype, shape, file, offset, nbytes }]) => {
+    const bytes = new Uint8Array(readFileSync(file).subarray(offset, offset + nbytes));
+    return { name, dtype, shape, bytes };
+  });
+  const own = writeCheckpoint(dirname(fresh()), {
+    step: 1,
+    tensors: [['model.safetensors', tensors]],
+    texts: [
+      ['state.json', JSON.stringify({ format: 1, step: 1, frozen: [] })],
+      ['config.json', JSON.stringify(writeConfig({ llm: llm!, vision: vision!, projector: projector! }))],
+    ],
+    files: [],
+  });
+  const before = contents(model);
+  for (const to of ['hf', 'hf-new', 'llava'] as const) {
+    const after = contents(converted({ from: own, to }));
+    assert.equal(after.size, before.size);
     for (const [name, bytes] of before) assert.ok(bytes.equals(after.get(name)!), name);
   }
 });

@@ -111,20 +111,28 @@ function eightHeads(groups: number): string {
   return model;
 }
 
-for (const [groups, tp] of [
-  [8, 4],
-  [8, 8],
-  [4, 4],
+for (const [groups, sizes] of [
+  [8, [1, 2, 4, 8]],
+  [4, [1, 2, 4]],
 ] as const) {
-  test(`${groups} groups of eight heads over ${tp} ranks, and from there over two and one`, () => {
-    const model = eightHeads(groups);
-    const many = converted({ from: model, part: 'llm', tp, to: 'nemo' });
-    const two = converted({ from: many, part: 'llm', tp: 2, pp: 2, to: 'nemo-mcore' });
-    const one = converted({ from: two, part: 'llm' });
-    const back = openWeights(converted({ from: one, part: 'llm', to: 'hf' }, ''));
-    assertSame(contentsOf(back.entries), contentsOf(openWeights(model).entries));
-    assert.deepEqual(back.config, openWeights(model).config);
-  });
+  for (const to of ['nemo', 'nemo-mcore'] as const) {
+    test(`${groups} groups of eight heads: ${to} at ${sizes} ranks, one stage and two, to all other sizes, and back`, () => {
+      const model = eightHeads(groups);
+      const other = to === 'nemo' ? 'nemo-mcore' : 'nemo';
+      const expected = contentsOf(openWeights(model).entries);
+      for (const tp of sizes) {
+        for (const pp of [1, 2]) {
+          const many = converted({ from: model, part: 'llm', tp, pp, to });
+          for (const next of sizes.filter((size) => size !== tp)) {
+            const few = converted({ from: many, part: 'llm', tp: next, pp: 3 - pp, to: other });
+            const back = openWeights(converted({ from: few, part: 'llm', to: 'hf' }, ''));
+            assertSame(contentsOf(back.entries), expected);
+            assert.deepEqual(back.config, openWeights(model).config);
+          }
+        }
+      }
+    });
+  }
 }
 
 test('the vision tower as a CLIP archive, the projector as one of its own', () => {
