@@ -157,7 +157,7 @@ class ImageVerdicts {
     let found: Verdict['problem'] = null;
     this.decoded++;
     try {
-      await this.#source.decode(file);
+      await this.#source.decode(file, () => null);
     } catch (error) {
       if (!isRecordProblem(error)) throw error;
       found = { kind: error.kind, message: error.message };

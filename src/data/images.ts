@@ -51,7 +51,8 @@ export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PI
   try {
     const options = { failOn: 'truncated', limitInputPixels: maxPixels, ignoreIcc: true, pages: 1 } as const;
     // The most frequent kind needs no look at the metadata first, which costs a tenth of its decoding.
-    if (isColourJpeg(bytes)) {
+    const frame = jpegFrame(bytes);
+    if (frame?.bits === 8 && frame.components === 3) {
       const { data, width, height, channels } = await raw(sharp(bytes, options));
       return { data: toRgb(data, channels, width * height), width, height };
     }
@@ -73,19 +74,20 @@ export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PI
   }
 }
 
-/** A JPEG of three components, by its frame header: neither grey nor CMYK. */
-function isColourJpeg(bytes: Uint8Array): boolean {
-  if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return false;
+/** Frame header of a JPEG, or null where the bytes are none: its size is known without decoding. */
+export function jpegFrame(bytes: Uint8Array) {
+  if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return null;
+  const word = (at: number) => (bytes[at]! << 8) | bytes[at + 1]!;
   let at = 2;
   while (at + 9 < bytes.length && bytes[at] === 0xff) {
     const marker = bytes[at + 1]!;
     // SOF0 to SOF15, but for the markers among them that are no frames: DHT, JPG and DAC.
     if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
-      return bytes[at + 4] === 8 && bytes[at + 9] === 3;
+      return { bits: bytes[at + 4]!, height: word(at + 5), width: word(at + 7), components: bytes[at + 9]! };
     }
-    at += 2 + ((bytes[at + 2]! << 8) | bytes[at + 3]!);
+    at += 2 + word(at + 2);
   }
-  return false;
+  return null;
 }
 
 interface Raw extends Picture {

@@ -53,9 +53,10 @@ export async function showRecord(
     const images: ShownRecord['images'] = [];
     const pixels: Float32Array[] = [];
     for (const file of source.imageFiles(index, raw)) {
-      const picture = await source.decode(file);
-      images.push({ path: file.name, width: picture.width, height: picture.height });
-      pixels.push(source.preprocess(picture));
+      await source.decode(file, (picture) => {
+        images.push({ path: file.name, width: picture.width, height: picture.height });
+        pixels.push(source.preprocess(picture));
+      });
     }
     const pieces = shownPieces(
       renderRecord(raw, source.template, options, source.nameOf(index, raw)),

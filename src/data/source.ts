@@ -5,7 +5,8 @@ import { type Dataset, openDataset } from './dataset.ts';
 import { type EncodingOptions, type Example, encodeRecord, imageBrackets, requireTokens } from './example.ts';
 import { FeatureIndex, type FeaturePlace } from './feature_index.ts';
 import { type ImageFile, type ImageStore, openImageStore } from './image-store.ts';
-import { type Aspect, decode, MAX_BYTES, preprocess } from './images.ts';
+import { type Aspect, MAX_BYTES, preprocess } from './images.ts';
+import { decodeInTurn } from './large-images.ts';
 import type { DataRecord } from './parse-record.ts';
 import { isRecordProblem } from './problem.ts';
 import type { Picture } from './resample.ts';
@@ -145,7 +146,7 @@ export class SampleSource {
         const features = await Promise.all(files.map((file) => this.#featuresOf(this.#features!, file)));
         return { id: record.id, example, pictures: [], features };
       }
-      const pictures = await Promise.all(files.map(async (file) => this.preprocess(await this.decode(file))));
+      const pictures = await Promise.all(files.map((file) => this.pixels(file)));
       return { id: record.id, example, pictures };
     } catch (error) {
       if (isRecordProblem(error)) error.message = `${this.nameOf(number, record)}: ${error.message}`;
@@ -157,7 +158,7 @@ export class SampleSource {
     const place = index.find(file);
     if (place) return place;
     // A picture without features is one that could not be read then, nor now.
-    await this.decode(file);
+    await this.decode(file, () => null);
     throw mistake({
       where: file.name,
       problem: 'the picture has changed since the run began, and the vision cache holds no features of it',
@@ -165,10 +166,15 @@ export class SampleSource {
     });
   }
 
-  /** RGB bytes of an image that `imageFiles` gave. */
-  async decode(file: ImageFile): Promise<Picture> {
+  /** What `use` makes of the RGB bytes of an image that `imageFiles` gave; huge pictures take turns. */
+  async decode<T>(file: ImageFile, use: (picture: Picture) => T): Promise<T> {
     const bytes = await file.read(this.options.maxImageBytes ?? MAX_BYTES);
-    return decode(bytes, file.name, this.options.maxImagePixels);
+    return decodeInTurn(bytes, file.name, this.options.maxImagePixels, use);
+  }
+
+  /** The image as the vision tower takes it. */
+  pixels(file: ImageFile): Promise<Float32Array> {
+    return this.decode(file, (picture) => this.preprocess(picture));
   }
 
   /** [3, S, S] as the vision tower takes it. */

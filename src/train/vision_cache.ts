@@ -114,7 +114,7 @@ async function writeShard(
     const decoded = await mapLimited(pictures.slice(from, from + BATCH), DECODING, async ({ file, source }) => {
       try {
         const stamp = file.stamp();
-        return { name: file.name, stamp, pixels: source.preprocess(await source.decode(file)) };
+        return { name: file.name, stamp, pixels: await source.pixels(file) };
       } catch (error) {
         if (onError === 'error' || !isRecordProblem(error)) throw error;
         return null;
