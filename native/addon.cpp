@@ -5,6 +5,7 @@
 #include "memory.h"
 #include "operators.h"
 #include "runtime.h"
+#include "tensor_parallel.h"
 #include "tensors.h"
 
 #include <node_api.h>
@@ -53,6 +54,13 @@ static const Export kExports[] = {
     {"barrier", entry<barrier>},
     {"workDone", entry<work_done>},
     {"waitWork", entry<wait_work>},
+    {"traffic", entry<traffic>},
+    // tensor_parallel.cpp
+    {"tpEnter", entry<tp_enter>},
+    {"tpLeave", entry<tp_leave>},
+    {"tpGatherRows", entry<tp_gather_rows>},
+    {"tpScatterRows", entry<tp_scatter_rows>},
+    {"tpCrossEntropy", entry<tp_cross_entropy>},
     // memory.cpp
     {"memory", entry<memory>},
     {"resetPeakMemory", entry<reset_peak_memory>},

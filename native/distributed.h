@@ -3,7 +3,8 @@
 
 namespace neva {
 
-// (host, port, rank, size, timeout in ms, is the store's server, key prefix, address or "", interface or "") → group.
+// (host, port, rank, size, timeout in ms, is the store's server, key prefix, address or "", interface or "",
+// who this is, for messages) → group.
 // Blocks until all ranks are there.
 napi_value open_group(Call& call);
 napi_value close_group(Call& call);     // (group)
@@ -16,6 +17,8 @@ napi_value send(Call& call);            // (group, tensor, rank, tag)
 napi_value receive(Call& call);         // (group, tensor, rank, tag)
 napi_value barrier(Call& call);         // (group)
 napi_value work_done(Call& call);       // (work) → boolean
+// (group) → for each Kind of process_groups.h, in its order: messages, bytes
+napi_value traffic(Call& call);
 napi_value wait_work(Call& call);       // (work) blocks; throws what went wrong, and forgets the work either way
 
 }  // namespace neva

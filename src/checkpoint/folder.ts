@@ -17,9 +17,11 @@
 import { createHash } from 'node:crypto';
 import { closeSync, existsSync, openSync, readdirSync, readSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import type { AdamWState, Engine, Parameter, Tensor } from '../engine/engine.ts';
+import type { AdamWState, Engine, Parameter, Shard, Tensor } from '../engine/engine.ts';
 import { isUserError, mistake } from '../errors.ts';
+import { cutOut } from '../model/parameters.ts';
 import type { NevaShape } from '../model/shapes.ts';
+import { wholeShape } from '../model/split.ts';
 import { readJsonObject } from './json.ts';
 import { isVocabulary } from './names.ts';
 import { readSafetensors, type TensorEntry } from './safetensors.ts';
@@ -154,20 +156,30 @@ export function verifyCheckpoint(folder: string): void {
 }
 
 /**
- * Puts a checkpoint's values into parameters and optimizer states of the same names and shapes. Padding of the vocabulary is not in
- * the file: it is zero.
+ * Puts a checkpoint's values into parameters and optimizer states of the same names and shapes; of a weight that is
+ * shared out, its stretch (`shards`: those of the optimizer's states, by name). Padding of the vocabulary is not in the file:
+ * it is zero.
  */
 export function restore(
   engine: Engine,
   folder: string,
   parameters: readonly Parameter[],
   optimizer: ReadonlyMap<string, AdamWState>,
+  shards: ReadonlyMap<string, Shard | null> = new Map(),
 ): void {
   const weights = readSafetensors(join(folder, 'model.safetensors')).entries;
   const moments = readSafetensors(join(folder, 'optimizer.safetensors')).entries;
-  const fill = (entries: ReadonlyMap<string, TensorEntry>, name: string, target: Tensor, rows = target.shape[0]) => {
+  const fill = (
+    entries: ReadonlyMap<string, TensorEntry>,
+    name: string,
+    target: Tensor,
+    rows = target.shape[0],
+    shard?: Shard | null,
+  ) => {
     const entry = entries.get(name);
-    const expected = target.shape.map((size, i) => (i === 0 ? rows! : size));
+    const expected = shard
+      ? wholeShape({ value: target, shard })
+      : target.shape.map((size, i) => (i === 0 ? rows! : size));
     if (!entry || entry.shape.join() !== expected.join()) {
       throw mistake({
         where: folder,
@@ -179,20 +191,20 @@ export function restore(
     }
     engine.scope(() => {
       const stored = engine.fromFile(entry.file, entry.offset, entry.shape, entry.dtype);
-      const padding = [target.shape[0]! - rows!, ...target.shape.slice(1)];
+      const padding = [shard ? 0 : target.shape[0]! - rows!, ...target.shape.slice(1)];
       const whole = padding[0] ? engine.concat([stored, engine.zeros(padding, entry.dtype)], 0) : stored;
-      engine.assign(target, whole);
+      engine.assign(target, cutOut(engine, whole, shard));
     });
   };
-  for (const { name, value, main, rows } of parameters) {
-    fill(weights, name, main ?? value, rows);
+  for (const { name, value, main, rows, shard } of parameters) {
+    fill(weights, name, main ?? value, rows, shard);
     if (main) engine.round(value, main);
   }
   for (const [name, { expAvg, expAvgSq }] of optimizer) {
     // Moments lie in the file as their weight does, which has been compared with the parameter's.
     const rows = isVocabulary(name) ? weights.get(name)?.shape[0] : undefined;
-    fill(moments, `exp_avg.${name}`, expAvg, rows);
-    fill(moments, `exp_avg_sq.${name}`, expAvgSq, rows);
+    fill(moments, `exp_avg.${name}`, expAvg, rows, shards.get(name));
+    fill(moments, `exp_avg_sq.${name}`, expAvgSq, rows, shards.get(name));
   }
 }
 

@@ -3,7 +3,7 @@ import { existsSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
-import type { WeightSource } from '../model/parameters.ts';
+import { cutOut, type WeightSource } from '../model/parameters.ts';
 import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
 import { localPath } from './hub.ts';
 import { type Part, partOf, readName } from './names.ts';
@@ -103,14 +103,12 @@ function partSource(
     path,
     names: [...entries.keys()].filter((name) => partOf(name) === part),
     shapeOf: (name) => entries.get(name)?.shape ?? null,
-    load: (name) => {
-      const stored = load(engine, entries.get(name)!);
-      const { dtype } = stored;
-      if (dtype === wanted) return stored;
-      const cast = engine.cast(stored, wanted);
-      stored.dispose();
-      return cast;
-    },
+    load: (name, shard) =>
+      engine.scope(() => {
+        // Mapped, so that no more than the stretch is ever read of the file.
+        const stored = cutOut(engine, load(engine, entries.get(name)!), shard);
+        return stored.dtype === wanted ? stored : engine.cast(stored, wanted);
+      }),
   };
 }
 

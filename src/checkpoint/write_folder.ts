@@ -39,8 +39,18 @@ export interface Snapshot {
   files: readonly string[];
 }
 
+/** What a checkpoint holds of parameters and of their optimizer's state. */
+export interface SnapshotTensors {
+  weights: readonly SnapshotTensor[];
+  /** Named `exp_avg.NAME` and `exp_avg_sq.NAME`. */
+  moments: readonly SnapshotTensor[];
+}
+
 /** Copies everything that training will change. Host memory: the weights' bytes in float32, and twice as many of moments. */
-export function takeSnapshot(engine: Engine, content: CheckpointContent): Snapshot {
+export function tensorsOf(
+  engine: Engine,
+  { parameters, optimizer }: Pick<CheckpointContent, 'parameters' | 'optimizer'>,
+): SnapshotTensors {
   const entry = (name: string, tensor: Tensor, rows = tensor.shape[0]): SnapshotTensor => ({
     name,
     dtype: tensor.dtype,
@@ -48,13 +58,21 @@ export function takeSnapshot(engine: Engine, content: CheckpointContent): Snapsh
     bytes: leadingRows(engine, tensor, rows),
   });
   // Padding is a matter of how a run is laid out: with another layout, a checkpoint goes on all the same.
-  const rowsOf = new Map(content.parameters.map(({ name, rows }) => [name, rows]));
-  // The main weight is the exact one; `value` is its rounding.
-  const weights = content.parameters.map(({ name, value, main, rows }) => entry(name, main ?? value, rows));
-  const moments = [...content.optimizer].flatMap(([name, { expAvg, expAvgSq }]) => [
-    entry(`exp_avg.${name}`, expAvg, rowsOf.get(name)),
-    entry(`exp_avg_sq.${name}`, expAvgSq, rowsOf.get(name)),
-  ]);
+  const rowsOf = new Map(parameters.map(({ name, rows }) => [name, rows]));
+  return {
+    // The main weight is the exact one; `value` is its rounding.
+    weights: parameters.map(({ name, value, main, rows }) => entry(name, main ?? value, rows)),
+    moments: [...optimizer].flatMap(([name, { expAvg, expAvgSq }]) => [
+      entry(`exp_avg.${name}`, expAvg, rowsOf.get(name)),
+      entry(`exp_avg_sq.${name}`, expAvgSq, rowsOf.get(name)),
+    ]),
+  };
+}
+
+export function takeSnapshot(
+  content: Omit<CheckpointContent, 'parameters' | 'optimizer'>,
+  { weights, moments }: SnapshotTensors,
+): Snapshot {
   return {
     step: content.state.step,
     tensors: [
@@ -119,7 +137,7 @@ export function writeCheckpoint(dir: string, snapshot: Snapshot): string {
 }
 
 export const saveCheckpoint = (engine: Engine, dir: string, content: CheckpointContent): string =>
-  writeCheckpoint(dir, takeSnapshot(engine, content));
+  writeCheckpoint(dir, takeSnapshot(content, tensorsOf(engine, content)));
 
 /** Takes the name away before the files, so that a checkpoint is never half there under its name. */
 export function removeFolder(folder: string): void {

@@ -21,6 +21,14 @@ export type Held = Tensor | null | undefined | number | boolean | string | reado
 
 export type HostArray = Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array;
 
+/** The stretch of a whole weight that one process holds: start … end−1 of the `of` along dimension `dim`. */
+export interface Shard {
+  readonly dim: number;
+  readonly start: number;
+  readonly end: number;
+  readonly of: number;
+}
+
 /** A weight of the model: its name in the checkpoint (Hugging Face LLaVA names), its value, its gradient. */
 export interface Parameter {
   readonly name: string;
@@ -39,6 +47,10 @@ export interface Parameter {
   rows?: number;
   /** Weight decay applies: false for norms and biases (NeMo's parameter groups). */
   readonly decay: boolean;
+  /** Which part of the weight `value` is; null or absent where it is all of it. */
+  shard?: Shard | null;
+  /** `grad` is one of several summands: each rank of a tensor-parallel group adds its own pictures' or positions'. */
+  readonly summand?: boolean;
 }
 
 /** A piece of the model that the walk goes through in one go: its parameters, and a pure function of its inputs. */

@@ -10,6 +10,7 @@ import { Norm } from './norm.ts';
 import { normal, ParameterMaker, type WeightSource, zeros } from './parameters.ts';
 import { packedPositions, type RotaryTables, rotaryTables } from './rotary.ts';
 import { blockOf, type LlmShape, positionLimit } from './shapes.ts';
+import { hiddenStream, type Stream, type TensorSplit, WHOLE } from './split.ts';
 
 /** Keys and values [B, G, U, D] of the positions already seen, one per block. */
 export interface BlockCache {
@@ -26,9 +27,11 @@ export interface BlockContext {
    * [M] flat positions b·T+t: all that is asked of the block. The last block's output is used at labelled positions
    * only, so its output projection and MLP need not see the others.
    */
-  rows?: Tensor | null;
+  rows?: Int32Array | null;
   /** How attention is computed; all positions of a row see each other without it. */
   attention?: Omit<AttentionOptions, 'causal' | 'scale'>;
+  /** How the block's input and output are held. */
+  stream: Stream;
 }
 
 interface Linear {
@@ -59,6 +62,9 @@ export interface DecoderInit {
   scaled: boolean;
 }
 
+/** Each rank of a tensor-parallel group has a part of the gradient. */
+const SUMMAND = { summand: true } as const;
+
 const DEFAULT_INIT: DecoderInit = { std: 0.02, scaled: false };
 
 export class Decoder {
@@ -71,13 +77,22 @@ export class Decoder {
   readonly finalNorm: Norm;
   /** The embedding itself when the two are tied. */
   readonly head: Parameter;
+  readonly split: TensorSplit;
   readonly #engine: Engine;
   #tables: (RotaryTables & { length: number }) | null = null;
 
-  constructor(engine: Engine, shape: LlmShape, source: WeightSource | null = null, init: DecoderInit = DEFAULT_INIT) {
-    const maker = new ParameterMaker(engine, source);
+  /** @param split the ranks that share every layer: heads, MLP width and vocabulary are divided among them */
+  constructor(
+    engine: Engine,
+    shape: LlmShape,
+    source: WeightSource | null = null,
+    init: DecoderInit = DEFAULT_INIT,
+    split: TensorSplit = WHOLE,
+  ) {
+    const maker = new ParameterMaker(engine, source, split);
     this.#engine = engine;
     this.shape = shape;
+    this.split = split;
     const { hiddenSize: C, maxPositions, vocabSize, paddedVocabSize = vocabSize } = shape;
     const { normalization, positions } = blockOf(shape);
     const vocabulary = (name: string) =>
@@ -86,11 +101,16 @@ export class Decoder {
     this.positions =
       positions === 'rope'
         ? null
-        : maker.make(`${PREFIX}model.embed_positions.weight`, [maxPositions, C], normal(init.std));
-    this.blocks = Array.from({ length: shape.numLayers }, (_, i) => new DecoderBlock(shape, i, maker, init));
+        : maker.make(`${PREFIX}model.embed_positions.weight`, [maxPositions, C], normal(init.std), SUMMAND);
+    this.blocks = Array.from({ length: shape.numLayers }, (_, i) => new DecoderBlock(shape, i, maker, init, split));
     this.finalNorm = new Norm(maker, `${PREFIX}model.norm`, C, normalization, shape.normEpsilon);
     this.head = shape.tiedEmbeddings ? this.embedding : vocabulary('lm_head');
     this.parameters = maker.finish();
+  }
+
+  /** How hidden states of B records of T positions are held between the blocks. */
+  stream(batch: number, length: number): Stream {
+    return hiddenStream(this.#engine, this.split, batch, length);
   }
 
   /** Rotary tables for positions start … end−1, kept and grown as longer sequences come; null where positions are learned. */
@@ -115,12 +135,12 @@ export class Decoder {
     return { cos: this.#engine.gatherRows(tables.cos, rows), sin: this.#engine.gatherRows(tables.sin, rows) };
   }
 
-  /** Hidden states [M, C] → logits [M, V]. The head's padding is left out. */
+  /** Hidden states [M, C] → logits [M, V] of this rank's tokens. The head's padding is left out. */
   logits(hidden: Tensor): Tensor {
     const engine = this.#engine;
-    const { vocabSize, paddedVocabSize = vocabSize } = this.shape;
-    const head = paddedVocabSize === vocabSize ? this.head.value : engine.slice(this.head.value, 0, 0, vocabSize);
-    return engine.linear(this.finalNorm.apply(engine, hidden), head);
+    const { rows, value } = this.head;
+    const head = rows === undefined ? value : engine.slice(value, 0, 0, rows);
+    return engine.linear(this.split.enter(this.finalNorm.apply(engine, hidden)), head);
   }
 }
 
@@ -128,36 +148,48 @@ export class DecoderBlock {
   readonly name: string;
   readonly parameters: readonly Parameter[];
   readonly #shape: LlmShape;
+  readonly #split: TensorSplit;
   readonly #weights: BlockWeights;
 
-  constructor(shape: LlmShape, index: number, maker: ParameterMaker, init: DecoderInit) {
+  constructor(shape: LlmShape, index: number, maker: ParameterMaker, init: DecoderInit, split: TensorSplit) {
     const { hiddenSize: C, ffnHiddenSize: F, headDim: D, numAttentionHeads: H, numQueryGroups: G } = shape;
     const { normalization, activation, bias } = blockOf(shape);
+    const outStd = init.scaled ? init.std / Math.sqrt(2 * shape.numLayers) : init.std;
     const prefix = `${PREFIX}model.layers.${index}.`;
-    const linear = (name: string, rows: number, columns: number, std = init.std): Linear => ({
-      weight: maker.make(`${prefix}${name}.weight`, [rows, columns], normal(std)),
-      bias: bias ? maker.make(`${prefix}${name}.bias`, [rows], zeros) : null,
+    /** Shared out by its rows: each rank computes some of the outputs. */
+    const reading = (name: string, rows: number): Linear => ({
+      weight: maker.make(`${prefix}${name}.weight`, [rows, C], normal(init.std), { split: 0 }),
+      bias: bias ? maker.make(`${prefix}${name}.bias`, [rows], zeros, { split: 0 }) : null,
     });
-    const norm = (name: string) => new Norm(maker, prefix + name, C, normalization, shape.normEpsilon);
-    const writing = init.scaled ? init.std / Math.sqrt(2 * shape.numLayers) : init.std;
+    /** Shared out by its columns: each rank computes a summand of all outputs, the first one's with the bias. */
+    const writing = (name: string, columns: number): Linear => ({
+      weight: maker.make(`${prefix}${name}.weight`, [C, columns], normal(outStd), { split: 1 }),
+      bias: bias ? maker.make(`${prefix}${name}.bias`, [C], zeros, SUMMAND) : null,
+    });
+    const norm = (name: string, ownRows: boolean) =>
+      new Norm(maker, prefix + name, C, normalization, shape.normEpsilon, ownRows ? SUMMAND : {});
+    // With own rows, gradients of norms are summands; but the last block's MLP sees the labelled positions, on every rank all.
+    const { sequence } = split;
+    const last = index === shape.numLayers - 1;
     const first = maker.made.length;
     this.name = `llm block ${index}`;
     this.#shape = shape;
+    this.#split = split;
     this.#weights = {
-      inputNorm: norm('input_layernorm'),
-      query: linear('self_attn.q_proj', H * D, C),
-      key: linear('self_attn.k_proj', G * D, C),
-      value: linear('self_attn.v_proj', G * D, C),
-      output: linear('self_attn.o_proj', C, H * D, writing),
-      postAttentionNorm: norm('post_attention_layernorm'),
-      gate: isGated(activation) ? linear('mlp.gate_proj', F, C) : null,
-      up: linear('mlp.up_proj', F, C),
-      down: linear('mlp.down_proj', C, F, writing),
+      inputNorm: norm('input_layernorm', sequence),
+      query: reading('self_attn.q_proj', H * D),
+      key: reading('self_attn.k_proj', G * D),
+      value: reading('self_attn.v_proj', G * D),
+      output: writing('self_attn.o_proj', H * D),
+      postAttentionNorm: norm('post_attention_layernorm', sequence && !last),
+      gate: isGated(activation) ? reading('mlp.gate_proj', F) : null,
+      up: reading('mlp.up_proj', F),
+      down: writing('mlp.down_proj', F),
     };
     this.parameters = maker.made.slice(first);
   }
 
-  /** The block as a segment of the walk: [B, T, C] → [B, T, C], or → [M, C] with `rows`. */
+  /** The block as a segment of the walk: [B, T, C], as `stream` holds it, → the same, or → [M, C] with `rows`. */
   segment(engine: Engine, context: BlockContext): Segment {
     return {
       name: this.name,
@@ -167,24 +199,31 @@ export class DecoderBlock {
   }
 
   #forward(engine: Engine, hidden: Tensor, context: BlockContext): Tensor {
-    const { rows } = context;
+    const { rows, stream } = context;
+    const split = this.#split;
     const w = this.#weights;
-    let mixed = this.#attention(engine, w.inputNorm.apply(engine, hidden), context);
-    let residual = hidden;
+    const mixed = this.#attention(engine, stream.open(w.inputNorm.apply(engine, hidden)), context);
+    const write = (x: Tensor, { weight, bias }: Linear) =>
+      engine.linear(x, weight.value, split.rank === 0 ? bias?.value : null);
+    let middle: Tensor;
     if (rows) {
-      mixed = engine.gatherRows(engine.reshape(mixed, [-1, mixed.shape[2]!]), rows);
-      residual = engine.gatherRows(engine.reshape(hidden, [-1, hidden.shape[2]!]), rows);
+      const wanted = engine.tensor(rows, [rows.length]);
+      const asked = engine.gatherRows(engine.reshape(mixed, [-1, mixed.shape[2]!]), wanted);
+      middle = stream.finish(write(asked, w.output), hidden, rows);
+    } else {
+      middle = engine.add(hidden, stream.close(write(mixed, w.output)));
     }
-    const middle = engine.add(residual, linear(engine, mixed, w.output));
-    const x = w.postAttentionNorm.apply(engine, middle);
+    const { open, close } = rows ? { open: split.enter, close: split.leave } : stream;
+    const x = open(w.postAttentionNorm.apply(engine, middle));
     const gate = w.gate && linear(engine, x, w.gate);
     const inside = activate(engine, blockOf(this.#shape).activation, linear(engine, x, w.up), gate); // [B, T, F]
-    return engine.add(middle, linear(engine, inside, w.down));
+    return engine.add(middle, close(write(inside, w.down)));
   }
 
-  /** What the heads gathered, before the output projection: [B, T, H·D]. */
+  /** What this rank's heads gathered, before the output projection: [B, T, H·D]. */
   #attention(engine: Engine, x: Tensor, { tables, cache, attention }: BlockContext): Tensor {
-    const { numAttentionHeads: H, numQueryGroups: G, headDim: D } = this.#shape;
+    const { headDim: D } = this.#shape;
+    const [H, G] = [this.#shape.numAttentionHeads / this.#split.size, this.#shape.numQueryGroups / this.#split.size];
     const [B, T] = x.shape as [number, number, number];
     const w = this.#weights;
     const split = (weights: Linear, heads: number) =>

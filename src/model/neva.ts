@@ -8,6 +8,7 @@ import type { WeightSource } from './parameters.ts';
 import { Projector } from './projector.ts';
 import { packedPositions } from './rotary.ts';
 import { featuresPerImage, type NevaShape } from './shapes.ts';
+import { stretch, type TensorSplit, WHOLE } from './split.ts';
 import { VisionTower } from './vision.ts';
 
 /** One micro batch as the model takes it (shape letters: engine.ts). */
@@ -71,6 +72,8 @@ export interface NevaOptions {
   init?: DecoderInit | undefined;
   /** Of the language model. */
   attention?: Pick<AttentionOptions, 'flash' | 'recompute'>;
+  /** The ranks that share the language model's layers, and deal out the pictures among them. */
+  split?: TensorSplit | undefined;
 }
 
 export class NevaModel {
@@ -83,18 +86,15 @@ export class NevaModel {
   readonly #attention: Pick<AttentionOptions, 'flash' | 'recompute'>;
 
   /** Parts without a source start from their initializers, drawn from the engine's generator in this order. */
-  constructor(
-    engine: Engine,
-    shape: NevaShape,
-    { sources = {}, computeDtype = 'float32', init, attention = {} }: NevaOptions = {},
-  ) {
+  constructor(engine: Engine, shape: NevaShape, options: NevaOptions = {}) {
+    const { sources = {}, computeDtype = 'float32', init, attention = {}, split = WHOLE } = options;
     this.#engine = engine;
     this.#attention = attention;
     this.#computeDtype = computeDtype;
     this.shape = shape;
-    this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder);
-    this.projector = new Projector(engine, shape.projector, sources.projector);
-    this.llm = new Decoder(engine, shape.llm, sources.llm, init);
+    this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder, split);
+    this.projector = new Projector(engine, shape.projector, sources.projector, split);
+    this.llm = new Decoder(engine, shape.llm, sources.llm, init, split);
   }
 
   get parts(): Part[] {
@@ -125,10 +125,11 @@ export class NevaModel {
   }
 
   /** Features [N, P, C] from the files that hold them. */
-  #stored(places: readonly { file: string; offset: number }[]): Tensor {
+  #stored(input: ModelInput, places: readonly { file: string; offset: number }[]): Tensor {
     const engine = this.#engine;
+    const { from, to } = this.#ownPictures(input);
     const shape = [1, featuresPerImage(this.shape.vision), this.shape.vision.hiddenSize];
-    const each = places.map(({ file, offset }) => engine.fromFile(file, offset, shape, this.#computeDtype));
+    const each = places.slice(from, to).map(({ file, offset }) => engine.fromFile(file, offset, shape, this.#computeDtype));
     return engine.concat(each, 0);
   }
 
@@ -143,6 +144,7 @@ export class NevaModel {
    */
   logits(input: ModelInput, rows: Int32Array, caches: BlockCache[] | null = null, start = 0): Tensor {
     const engine = this.#engine;
+    if (this.llm.split.size > 1) throw new Error('logits are shared out over the ranks and never brought together');
     return engine.scope(() => {
       const chain = this.#hiddenChain(input, rows, caches, start);
       const [hidden] = chain.segments.reduce((x, segment) => engine.forward(segment, x), chain.input);
@@ -161,38 +163,57 @@ export class NevaModel {
     const { packed = null } = input;
     const tables = packed ? this.llm.packedRotary(packed) : this.llm.rotary(start, start + input.length);
     const attention = { ...this.#attention, lengths: packed && [...packed] };
-    const wanted = engine.tensor(rows, [rows.length]);
+    const stream = this.llm.stream(input.batch, input.length);
     const last = this.llm.blocks.length - 1;
     const blocks = this.llm.blocks.map((block, i) =>
-      block.segment(engine, { tables, cache: caches?.[i] ?? null, rows: i === last ? wanted : null, attention }),
+      block.segment(engine, { tables, cache: caches?.[i] ?? null, rows: i === last ? rows : null, attention, stream }),
     );
-    const size = [input.imageCount, 3, input.imageSize, input.imageSize];
     const pictures = input.imageCount > 0;
     const tower = input.features ? [] : this.vision.segments();
     const before = [...(pictures ? [...tower, this.projector.segment()] : []), this.#embedSegment(input, start)];
-    const first = () =>
-      input.features ? this.#stored(input.features) : engine.tensor(input.pixels, size, this.#computeDtype);
     return {
-      input: pictures ? [first()] : [],
+      input: pictures ? [input.features ? this.#stored(input, input.features) : this.#pixels(input)] : [],
       segments: [...before, ...blocks],
       blocks: { first: before.length, count: blocks.length },
     };
   }
 
   /**
-   * Text embeddings [B, T, C] with the projected features [N, P, C], if any, in their places; learned positions from `start` on are
-   * added to both, as in NeMo.
+   * The pictures that this rank takes through the vision tower, from … to−1. One that gets none takes the first, and uses
+   * none of its features: the ranks of a tensor-parallel group must walk through the same segments.
    */
-  #embedSegment({ ids, batch, length, imageRows, packed = null }: ModelInput, start: number): Segment {
+  #ownPictures({ imageCount }: ModelInput): { from: number; to: number; used: boolean } {
+    const { start, end } = stretch(this.llm.split, imageCount);
+    return end > start ? { from: start, to: end, used: true } : { from: 0, to: 1, used: false };
+  }
+
+  #pixels(input: ModelInput): Tensor {
+    const { pixels, imageSize } = input;
+    const { from, to } = this.#ownPictures(input);
+    const size = 3 * imageSize * imageSize;
+    const own = to - from === input.imageCount ? pixels : pixels.subarray(from * size, to * size);
+    return this.#engine.tensor(own, [to - from, 3, imageSize, imageSize], this.#computeDtype);
+  }
+
+  /**
+   * Text embeddings [B, T, C] with the projected features [N, P, C], if any, in their places; learned positions from `start` on are
+   * added to both, as in NeMo. Where ranks share the vocabulary, each looks up its own tokens and places its own pictures'
+   * features, and the first adds the positions; the rest is zero, and the sum is all.
+   */
+  #embedSegment(input: ModelInput, start: number): Segment {
+    const { ids, batch, length, imageRows, packed = null } = input;
     const engine = this.#engine;
-    const { embedding, positions } = this.llm;
+    const { embedding, positions, split } = this.llm;
     const C = this.llm.shape.hiddenSize;
-    const idTensor = engine.tensor(ids, [batch, length]);
-    const rows = imageRows.length > 0 ? engine.cast(engine.tensor(imageRows, [imageRows.length]), 'int64') : null;
+    const shared = split.size > 1 ? this.#ownTokens(input) : null;
+    const idTensor = engine.tensor(shared?.ids ?? ids, [batch, length]);
+    const taken = input.imageCount > 0 ? this.#ownPlaces(input) : imageRows;
+    const rows = taken.length > 0 ? engine.cast(engine.tensor(taken, [taken.length]), 'int64') : null;
     const own = (x: Tensor) => (x.dtype === this.#computeDtype ? x : engine.cast(x, this.#computeDtype));
+    const stream = this.llm.stream(batch, length);
     const places = packed && engine.tensor(packedPositions(packed), [length]);
     const placed = (x: Tensor) => {
-      if (!positions) return x;
+      if (!positions || split.rank > 0) return x;
       const { value } = positions;
       return engine.add(
         x,
@@ -203,17 +224,40 @@ export class NevaModel {
       name: 'embedding',
       parameters: positions ? [embedding, positions] : [embedding],
       forward: ([features]) => {
-        const text = own(engine.embedding(embedding.value, idTensor));
-        if (!features || !rows) return [placed(text)];
+        const looked = own(engine.embedding(embedding.value, idTensor));
+        const text = shared ? engine.mul(looked, engine.tensor(shared.mask, [batch, length, 1], looked.dtype)) : looked;
+        if (!features || (!rows && !shared)) return [stream.close(placed(text))];
         const flat = engine.reshape(text, [batch * length, C]);
-        const spliced = engine.scatterRows(flat, rows, engine.reshape(features, [-1, C]));
-        return [placed(engine.reshape(spliced, [batch, length, C]))];
+        const seen = engine.reshape(features, [-1, C]);
+        // Features that are used nowhere stay on the tape, with a gradient of zero.
+        const spliced = rows
+          ? engine.scatterRows(flat, rows, seen)
+          : engine.add(flat, engine.scale(engine.slice(seen, 0, 0, 1), 0));
+        return [stream.close(placed(engine.reshape(spliced, [batch, length, C])))];
       },
     };
   }
 
+  /** Ids as rows of this rank's stretch of the vocabulary, and 0 where a token is another rank's, or a picture. */
+  #ownTokens({ ids, imageRows }: ModelInput): { ids: Int32Array; mask: Float32Array } {
+    const { split, shape } = this.llm;
+    const { start, end } = stretch(split, shape.vocabSize);
+    const mask = Float32Array.from(ids, (id) => (id >= start && id < end ? 1 : 0));
+    for (const row of imageRows) mask[row] = 0;
+    return { ids: ids.map((id, i) => (mask[i] === 1 ? id - start : 0)), mask };
+  }
+
+  /** The positions that the features of this rank's pictures take. */
+  #ownPlaces(input: ModelInput): Int32Array {
+    const { from, to, used } = this.#ownPictures(input);
+    const each = input.imageRows.length / input.imageCount;
+    return used ? input.imageRows.subarray(from * each, to * each) : new Int32Array(0);
+  }
+
   #lossHead(targets: Int32Array): LossHead {
     const engine = this.#engine;
+    const { split, shape } = this.llm;
+    const first = stretch(split, shape.vocabSize).start;
     return {
       rows: targets.length,
       chunk: Math.max(1, Math.floor(CHUNK_VALUES / this.llm.shape.vocabSize)),
@@ -222,7 +266,7 @@ export class NevaModel {
         return {
           name: 'head and loss',
           parameters: [...this.llm.finalNorm.parameters, this.llm.head],
-          forward: ([hidden]) => [engine.crossEntropy(this.llm.logits(hidden!), wanted)],
+          forward: ([hidden]) => [split.crossEntropy(engine, this.llm.logits(hidden!), wanted, first)],
         };
       },
     };

@@ -1,6 +1,6 @@
 /** The normalizations of language models, under NeMo's names (model.normalization). */
 import type { Engine, Parameter, Tensor } from '../engine/engine.ts';
-import { ones, type ParameterMaker, zeros } from './parameters.ts';
+import { ones, type ParameterMaker, type ParameterOptions, zeros } from './parameters.ts';
 import type { Normalization } from './shapes.ts';
 
 export class Norm {
@@ -9,11 +9,18 @@ export class Norm {
   readonly #eps: number;
 
   /** Over the last dimension, of `size`; weights are NAME.weight and, but for rmsnorm, NAME.bias. */
-  constructor(maker: ParameterMaker, name: string, size: number, kind: Normalization, eps: number) {
+  constructor(
+    maker: ParameterMaker,
+    name: string,
+    size: number,
+    kind: Normalization,
+    eps: number,
+    options: ParameterOptions = {},
+  ) {
     this.#kind = kind;
     this.#eps = eps;
-    const weight = maker.make(`${name}.weight`, [size], kind === 'layernorm1p' ? zeros : ones);
-    this.parameters = kind === 'rmsnorm' ? [weight] : [weight, maker.make(`${name}.bias`, [size], zeros)];
+    const weight = maker.make(`${name}.weight`, [size], kind === 'layernorm1p' ? zeros : ones, options);
+    this.parameters = kind === 'rmsnorm' ? [weight] : [weight, maker.make(`${name}.bias`, [size], zeros, options)];
   }
 
   apply(engine: Engine, x: Tensor): Tensor {

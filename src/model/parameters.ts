@@ -1,7 +1,8 @@
 /** Making, naming and counting weights. */
-import type { Engine, Parameter, Tensor } from '../engine/engine.ts';
+import type { Engine, Parameter, Shard, Tensor } from '../engine/engine.ts';
 import { UserError } from '../errors.ts';
 import { type Difference, differenceTable } from './differences.ts';
+import { shardOf, type TensorSplit, WHOLE, wholeShape } from './split.ts';
 
 /** One part's weights in a checkpoint. */
 export interface WeightSource {
@@ -12,7 +13,8 @@ export interface WeightSource {
   /** Tokens by its own configuration; null where it has none. */
   readonly vocabSize: number | null;
   shapeOf(name: string): readonly number[] | null;
-  load(name: string): Tensor;
+  /** The weight, or the stretch of it that `shard` says: no more is read of a file that has it as it is. */
+  load(name: string, shard?: Shard | null): Tensor;
 }
 
 /** First value of a weight that no checkpoint gives. */
@@ -30,6 +32,13 @@ export const linearDefault =
   (engine, shape) =>
     engine.uniform(shape, -1 / Math.sqrt(fanIn), 1 / Math.sqrt(fanIn));
 
+export interface ParameterOptions {
+  /** Dimension that is shared out over the ranks of a tensor-parallel group. */
+  split?: 0 | 1;
+  /** See `Parameter.summand`. */
+  summand?: boolean;
+}
+
 /**
  * Makes one part's parameters: all from `source`, or all by their initializers where there is none. What the source lacks or
  * has in another shape is collected, and `finish` refuses it in one table.
@@ -38,22 +47,36 @@ export class ParameterMaker {
   readonly engine: Engine;
   readonly made: Parameter[] = [];
   readonly #source: WeightSource | null;
+  readonly #split: TensorSplit;
+  readonly #defaults: ParameterOptions;
   readonly #differences: Difference[] = [];
 
-  constructor(engine: Engine, source: WeightSource | null) {
+  /** @param defaults of every parameter that says nothing else */
+  constructor(
+    engine: Engine,
+    source: WeightSource | null,
+    split: TensorSplit = WHOLE,
+    defaults: ParameterOptions = {},
+  ) {
     this.engine = engine;
+    this.#defaults = defaults;
     this.#source = source;
+    this.#split = split;
   }
 
-  /** Matrices decay; vectors (norms, biases) do not, as in NeMo's parameter groups. */
-  make(name: string, shape: readonly number[], initialize: Initializer): Parameter {
+  /** Matrices decay; vectors (norms, biases) do not, as in NeMo's parameter groups. `shape`: of the whole weight. */
+  make(name: string, shape: readonly number[], initialize: Initializer, own: ParameterOptions = {}): Parameter {
+    const options = { ...this.#defaults, ...own };
+    const shard = options.split === undefined ? null : shardOf(this.#split, shape, options.split);
     const parameter: Parameter = {
       name,
-      value: this.engine.keep(this.#first(name, shape, initialize)),
+      value: this.engine.keep(this.#first(name, shape, initialize, shard)),
       main: null,
       grad: null,
       trainable: false,
       decay: shape.length > 1,
+      shard,
+      summand: options.summand === true && this.#split.size > 1,
     };
     this.made.push(parameter);
     return parameter;
@@ -61,19 +84,24 @@ export class ParameterMaker {
 
   /**
    * A weight with a row a token: `shape` [V, C], in memory with zeros after it up to `padded` rows. A source may be of fewer
-   * tokens: the rows of those that were added since start as the mean of the others, as LLaVA has it.
+   * tokens: the rows of those that were added since start as the mean of the others, as LLaVA has it. Where the rows are
+   * shared out, into stretches of any length, there is no padding.
    */
-  makeRows(name: string, shape: readonly [number, number], padded: number, initialize: Initializer): Parameter {
+  makeRows(name: string, shape: readonly [number, number], multiple: number, initialize: Initializer): Parameter {
     const [rows, C] = shape;
     const known = Math.min(this.#source?.vocabSize ?? rows, rows);
-    const parameter = this.make(name, [known, C], initialize);
+    const shared = this.#split.size > 1;
+    const padded = shared ? rows : multiple;
+    const parameter = this.make(name, [known, C], initialize, shared && known === rows ? { split: 0 } : {});
     if (known === padded || this.#differences.length > 0) return parameter;
     const { value } = parameter;
     const { engine } = this;
     parameter.value = engine.scope(() => {
       const added = known < rows ? [engine.expand(meanRow(engine, value), [rows - known, C])] : [];
       const padding = rows < padded ? [engine.zeros([padded - rows, C], value.dtype)] : [];
-      return engine.keep(engine.concat([value, ...added, ...padding], 0));
+      const whole = engine.concat([value, ...added, ...padding], 0);
+      parameter.shard = shardOf(this.#split, whole.shape, 0);
+      return engine.keep(cutOut(engine, whole, parameter.shard));
     });
     value.dispose();
     if (rows < padded) parameter.rows = rows;
@@ -102,10 +130,11 @@ export class ParameterMaker {
     return this.made;
   }
 
-  #first(name: string, shape: readonly number[], initialize: Initializer): Tensor {
-    if (!this.#source) return initialize(this.engine, shape);
+  #first(name: string, shape: readonly number[], initialize: Initializer, shard: Shard | null): Tensor {
+    // Every rank draws the whole, so that the generator gives all of them the same weights as one process.
+    if (!this.#source) return this.engine.scope(() => cutOut(this.engine, initialize(this.engine, shape), shard));
     const found = this.#source.shapeOf(name);
-    if (found?.join() === shape.join()) return this.#source.load(name);
+    if (found?.join() === shape.join()) return this.#source.load(name, shard);
     this.#differences.push({ name, expected: shape, found });
     return this.engine.zeros([0]); // never used: finish() throws
   }
@@ -119,5 +148,11 @@ function meanRow(engine: Engine, rows: Tensor): Tensor {
   return engine.cast(engine.scale(sum, 1 / V), rows.dtype);
 }
 
+/** The stretch that `shard` says, in memory of its own; the tensor itself where there is none. */
+export function cutOut(engine: Engine, whole: Tensor, shard: Shard | null | undefined): Tensor {
+  return shard ? engine.scale(engine.slice(whole, shard.dim, shard.start, shard.end), 1) : whole;
+}
+
+/** Of the whole weights, however they are shared out. */
 export const countElements = (parameters: readonly Parameter[]): number =>
-  parameters.reduce((sum, { value }) => sum + value.shape.reduce((product, size) => product * size, 1), 0);
+  parameters.reduce((sum, each) => sum + wholeShape(each).reduce((product, size) => product * size, 1), 0);

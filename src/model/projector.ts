@@ -7,6 +7,7 @@ import type { Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
 import { UserError } from '../errors.ts';
 import { linearDefault, ParameterMaker, type WeightSource } from './parameters.ts';
 import type { ProjectorShape } from './shapes.ts';
+import { type TensorSplit, WHOLE } from './split.ts';
 
 const PREFIX = 'multi_modal_projector.';
 
@@ -26,8 +27,9 @@ export class Projector {
   readonly #engine: Engine;
   readonly #layers: { weight: Parameter; bias: Parameter }[];
 
-  constructor(engine: Engine, shape: ProjectorShape, source: WeightSource | null = null) {
-    const maker = new ParameterMaker(engine, source);
+  /** Whole on every rank of `split`, each of which takes its share of the pictures through it. */
+  constructor(engine: Engine, shape: ProjectorShape, source: WeightSource | null = null, split: TensorSplit = WHOLE) {
+    const maker = new ParameterMaker(engine, source, split, { summand: true });
     const depth = projectorDepth(shape.type);
     if (depth === 0 && shape.inputSize !== shape.outputSize) {
       throw new UserError(

@@ -6,6 +6,7 @@
 import type { Engine, Parameter, Segment, Tensor } from '../engine/engine.ts';
 import { normal, ones, ParameterMaker, type WeightSource, zeros } from './parameters.ts';
 import type { VisionShape } from './shapes.ts';
+import { type TensorSplit, WHOLE } from './split.ts';
 
 interface Linear {
   weight: Parameter;
@@ -57,10 +58,11 @@ export class VisionTower {
   readonly #embeddings: readonly Parameter[];
   readonly #blocks: readonly VisionBlock[];
 
-  constructor(engine: Engine, shape: VisionShape, source: WeightSource | null = null) {
+  /** Whole on every rank of `split`, each of which takes its share of the pictures through it. */
+  constructor(engine: Engine, shape: VisionShape, source: WeightSource | null = null, split: TensorSplit = WHOLE) {
     const { hiddenSize: C, imageSize, patchSize, numLayers } = shape;
     const positions = Math.floor(imageSize / patchSize) ** 2 + 1;
-    const maker = new ParameterMaker(engine, source);
+    const maker = new ParameterMaker(engine, source, split, { summand: true });
     const std = initialStd(shape);
     this.shape = shape;
     this.#engine = engine;

@@ -9,14 +9,21 @@ import type { Group, Work } from './group.ts';
 export interface GradientReduction {
   /** These parameters' gradients will not change any more in this step. */
   final(parameters: readonly Parameter[]): void;
-  /** Backward has ended: starts what is left. 1 for each parameter that has a gradient on this rank, 0 for the others. */
-  finish(): number[];
-  /** Waits until every `grad` is the sum over the ranks. `present`: `finish` summed over the ranks. */
-  wait(present: readonly number[]): void;
+  /** Backward has ended: starts what is left. */
+  finish(): void;
+  /** Waits until every `grad` is the sum over the ranks. */
+  wait(): void;
 }
 
 /** One process has nothing to reduce. */
-export const NO_REDUCTION: GradientReduction = { final() {}, finish: () => [], wait() {} };
+export const NO_REDUCTION: GradientReduction = { final() {}, finish() {}, wait() {} };
+
+/** Reductions of different parameters, over different groups. */
+export const together = (reductions: readonly GradientReduction[]): GradientReduction => ({
+  final: (parameters) => reductions.forEach((each) => void each.final(parameters)),
+  finish: () => reductions.forEach((each) => void each.finish()),
+  wait: () => reductions.forEach((each) => void each.wait()),
+});
 
 export interface BucketOptions {
   /** Gradients that travel as one message, in bytes. */
@@ -87,12 +94,13 @@ export abstract class BucketedReduction implements GradientReduction {
     }
   }
 
-  finish(): number[] {
+  finish(): void {
     while (this.#next < this.#buckets.length) this.#start();
-    return this.parameters.map((parameter) => (this.#absent.has(parameter) ? 0 : 1));
   }
 
-  wait(present: readonly number[]): void {
+  wait(): void {
+    const own = this.parameters.map((parameter) => (this.#absent.has(parameter) ? 0 : 1));
+    const present = this.group.sum(own, 'the others to say which gradients they have');
     for (const bucket of this.#buckets) {
       bucket.work?.wait();
       bucket.work = null;

@@ -38,9 +38,25 @@ export interface Group {
   share<T>(value: T | null, what: string): T;
   /** Every rank's value, by rank. */
   gather<T>(value: T, what: string): T[];
+  /** Number of the group in the addon, for collectives that are part of a segment; −1 for a process alone. */
+  readonly number: number;
+  /** What an error of a collective within a segment means: LostRanks; any other error as it is. */
+  explain(error: unknown): unknown;
+  /** Messages that this rank has taken part in, and their bytes, since the group was opened. */
+  traffic(): Traffic;
   /** In good order only: a rank that has failed just ends. */
   close(): void;
 }
+
+const KINDS = ['allReduce', 'broadcast', 'allGather', 'reduceScatter', 'send', 'receive'] as const;
+
+/** Bytes of whole tensors: all that all-gather brings together, all that reduce-scatter sums. */
+export type Traffic = { [kind in (typeof KINDS)[number]]: { messages: number; bytes: number } };
+
+const traffic = (counts: readonly number[]): Traffic =>
+  Object.fromEntries(
+    KINDS.map((kind, i) => [kind, { messages: counts[2 * i] ?? 0, bytes: counts[2 * i + 1] ?? 0 }]),
+  ) as Traffic;
 
 /** Another rank ended, hangs, or called other collectives: a consequence, the cause is to be looked for there. */
 export class LostRanks extends Error {
@@ -67,6 +83,9 @@ export const ALONE: Group = {
   sum: (values) => [...values],
   share: (value) => value as never,
   gather: (value) => [value],
+  number: -1,
+  explain: (error) => error,
+  traffic: () => traffic([]),
   close() {},
 };
 
@@ -84,28 +103,81 @@ function copied(input: Tensor, output: Tensor): Work {
  * to join or within a collective.
  */
 export async function joinGroup(place: Place, timeoutSeconds: number, env: Variables = {}): Promise<Group> {
-  const { masterAddress, masterPort, rank, world, server, prefix } = place;
+  const { masterAddress, masterPort, rank, world } = place;
   const networkInterface = env.GLOO_SOCKET_IFNAME ?? '';
   const address = networkInterface === '' ? await addressTowards(masterAddress, masterPort) : '';
-  const timeout = Math.round(timeoutSeconds * 1000);
-  const open = () =>
-    native().openGroup(masterAddress, masterPort, rank, world, timeout, server, prefix, address, networkInterface);
   const who = `rank ${rank} of ${world} on ${hostname()}`;
-  return new NativeGroup(rank, world, who, lostIn(who, `the ranks to meet at ${masterAddress}:${masterPort}`, open));
+  const meeting = { place, who, timeout: Math.round(timeoutSeconds * 1000), address, networkInterface };
+  return new NativeGroup(rank, world, meeting, { during: 'the beginning', groups: 0 }, open(meeting, rank, world, ''));
+}
+
+/**
+ * The group of some of `world`'s ranks, in the order given, this one among them; every rank of the world opens a group of
+ * that name at the same time, of its own or other ranks.
+ */
+export function subgroup(world: Group, ranks: readonly number[], name: string): Group {
+  const size = ranks.length;
+  if (size === world.size) return world;
+  if (size === 1) return ALONE;
+  if (!(world instanceof NativeGroup)) throw new Error('a process by itself has no groups');
+  return world.part(ranks, `${name}-${ranks.join('-')}/`);
+}
+
+/** How the ranks of a run find one another. */
+interface Meeting {
+  place: Place;
+  who: string;
+  timeout: number;
+  address: string;
+  networkInterface: string;
+}
+
+function open(meeting: Meeting, rank: number, size: number, name: string): number {
+  const { place, who, timeout, address, networkInterface } = meeting;
+  const { masterAddress, masterPort, prefix } = place;
+  const server = place.server && name === '';
+  const key = `${prefix}${name}`;
+  return lostIn(who, `the ranks to meet at ${masterAddress}:${masterPort}`, () =>
+    native().openGroup(masterAddress, masterPort, rank, size, timeout, server, key, address, networkInterface, who),
+  );
 }
 
 class NativeGroup implements Group {
   readonly rank: number;
   readonly size: number;
-  during = 'the beginning';
-  readonly #who: string;
-  readonly #group: number;
+  readonly number: number;
+  readonly #meeting: Meeting;
+  /** Shared with the groups that are parts of this one. */
+  readonly #moment: { during: string; groups: number };
 
-  constructor(rank: number, size: number, who: string, group: number) {
+  constructor(
+    rank: number,
+    size: number,
+    meeting: Meeting,
+    moment: { during: string; groups: number },
+    number: number,
+  ) {
     this.rank = rank;
     this.size = size;
-    this.#who = who;
-    this.#group = group;
+    this.number = number;
+    this.#meeting = meeting;
+    this.#moment = moment;
+  }
+
+  get during(): string {
+    return this.#moment.during;
+  }
+
+  set during(what: string) {
+    this.#moment.during = what;
+  }
+
+  part(ranks: readonly number[], name: string): Group {
+    const rank = ranks.indexOf(this.rank);
+    // The store keeps the addresses of earlier groups: no two may have the same keys.
+    this.#moment.groups += 1;
+    const number = open(this.#meeting, rank, ranks.length, `${this.#moment.groups}-${name}`);
+    return new NativeGroup(rank, ranks.length, this.#meeting, this.#moment, number);
   }
 
   allReduce(tensors: readonly Tensor[], what: string): Work {
@@ -173,14 +245,24 @@ class NativeGroup implements Group {
     );
   }
 
+  explain(error: unknown): unknown {
+    if (!(error instanceof Error)) return error;
+    const [, waited, reason = ''] = /\[collective\] (.*)\n([\s\S]*)/.exec(error.message) ?? [];
+    return waited === undefined ? error : lost(`${waited}, at ${this.during}`, reason, error);
+  }
+
+  traffic(): Traffic {
+    return traffic(native().traffic(this.number));
+  }
+
   close(): void {
-    native().closeGroup(this.#group);
+    native().closeGroup(this.number);
   }
 
   #start(what: string, begin: (group: number) => number): Work {
     const waited = `${what}, at ${this.during}`;
-    const who = this.#who;
-    const work = lostIn(who, waited, () => begin(this.#group));
+    const { who } = this.#meeting;
+    const work = lostIn(who, waited, () => begin(this.number));
     return {
       get done() {
         return native().workDone(work);
@@ -208,11 +290,15 @@ function lostIn<R>(who: string, what: string, body: () => R): R {
     return body();
   } catch (error) {
     if (!(error instanceof Error) || error instanceof TypeError) throw error;
-    // Gloo's messages begin with a place in its source and end with advice.
-    const [first = ''] = error.message.split('\n', 1);
-    const reason = first.replace(/^\[[^\]]*\.\w+:\d+\] /, '').replace(/ This is typically caused.*$/, '');
-    // One that timed out closes the connections, and those under way beside it end with that.
-    const words = /time(?:d )?out/i.test(reason) ? `nothing came in time (${reason})` : reason;
-    throw new LostRanks(`${who} waited for ${what}: ${words}`, { cause: error });
+    throw lost(`${who} waited for ${what}`, error.message, error);
   }
+}
+
+function lost(waited: string, reason: string, cause: Error): LostRanks {
+  // Gloo's messages begin with a place in its source and end with advice.
+  const [first = ''] = reason.split('\n', 1);
+  const short = first.replace(/^\[[^\]]*\.\w+:\d+\] /, '').replace(/ This is typically caused.*$/, '');
+  // One that timed out closes the connections, and those under way beside it end with that.
+  const words = /time(?:d )?out/i.test(short) ? `nothing came in time (${short})` : short;
+  return new LostRanks(`${waited}: ${words}`, { cause });
 }

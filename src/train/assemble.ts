@@ -13,6 +13,8 @@ import type { StepWork } from '../model/flops.ts';
 import { NevaModel, type Part } from '../model/neva.ts';
 import { countElements } from '../model/parameters.ts';
 import type { NevaShape } from '../model/shapes.ts';
+import { type Ranks, SINGLE } from '../parallel/ranks.ts';
+import { requireDivisible, tensorSplit } from '../parallel/tensor.ts';
 import { newestCheckpoint } from '../report/run_folder.ts';
 import { resolveShape } from './shape.ts';
 
@@ -34,9 +36,10 @@ export interface Assembled {
 }
 
 /** Loads (or draws) every part. Everything that does not fit is a user error, before anything is trained. */
-export function assemble(engine: Engine, config: NevaConfig): Assembled {
+export function assemble(engine: Engine, config: NevaConfig, ranks: Ranks = SINGLE): Assembled {
   const { mm_cfg: mm } = config.model;
   const { sources, shape, tokenizerFolder } = resolveSources(config);
+  requireDivisible(shape.llm, ranks.mesh.tensor);
   engine.seed(config.model.seed);
   const trains = { vision: !mm.vision_encoder.freeze, projector: true, llm: !mm.llm.freeze };
   const from = { vision_encoder: sources.vision, projector: sources.projector, llm: sources.llm };
@@ -58,6 +61,7 @@ export function assemble(engine: Engine, config: NevaConfig): Assembled {
       recompute: config.model.activations_checkpoint_granularity === 'selective',
     },
     init: { std: config.model.init_method_std, scaled: config.model.use_scaled_init_method },
+    split: tensorSplit(ranks.tensor, config.model.sequence_parallel),
   });
   const lowPrecisionWeights = computeDtype !== 'float32' && config.model.megatron_amp_O2;
   for (const { name, parameters } of model.parts) {

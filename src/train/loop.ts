@@ -2,8 +2,9 @@
  * THE loop. One turn is one optimizer step: a global batch arrives, its micro batches go forward and backward one after
  * the other, the optimizer updates, the step is reported, and a checkpoint is saved when one is due.
  *
- * Every rank runs it on its share of the global batch. Ranks meet three times a step: for the number of labels, which the
- * loss is divided by; for the gradients (src/parallel/data.ts); and for the figures, with which they also agree on stopping.
+ * Every rank runs it on its share of the global batch, or of the model. Ranks meet three times a step: for the number of
+ * labels, which the loss is divided by; for the gradients (src/parallel/data.ts); and for the figures, with which they also
+ * agree on stopping.
  *
  * Everything else is elsewhere: how a micro batch walks through the model in walk.ts, the update in optimizer.ts, the
  * learning rate in schedule.ts, what is trained and where it comes from in stage.ts, the batches in src/data.
@@ -13,7 +14,7 @@ import type { Engine, Parameter, Tensor } from '../engine/engine.ts';
 import { type StepWork, stepFlops } from '../model/flops.ts';
 import type { NevaModel } from '../model/neva.ts';
 import type { GradientReduction } from '../parallel/data.ts';
-import type { Group } from '../parallel/group.ts';
+import type { Ranks } from '../parallel/ranks.ts';
 import type { Report } from '../report/report.ts';
 import type { LossScaler } from './loss_scale.ts';
 import type { StageOptimizer } from './optimizer.ts';
@@ -55,9 +56,9 @@ export interface LoopParts {
   schedule: Schedule;
   /** This rank's share of each global batch. */
   batches: AsyncIterable<GlobalBatch>;
-  /** The ranks that share the global batch: parallel/group.ts's ALONE for one process. */
-  group: Group;
-  /** Of the optimizer's parameters, over `group`. */
+  /** Who shares the global batch and the model: parallel/ranks.ts's SINGLE for one process. */
+  ranks: Ranks;
+  /** Of the optimizer's parameters, over the ranks that have them. */
   reduction: GradientReduction;
   /** Of float16 training alone. */
   scaler?: LossScaler | null;
@@ -74,7 +75,8 @@ export interface LoopResult {
 }
 
 export async function trainLoop(parts: LoopParts, options: LoopOptions, start: Position): Promise<LoopResult> {
-  const { optimizer, schedule, batches, report, group, reduction, scaler = null } = parts;
+  const { optimizer, schedule, batches, report, ranks, reduction, scaler = null } = parts;
+  const { world } = ranks;
   let position = start;
   let finalLoss = Number.NaN;
   if (position.step >= options.maxSteps) return { position, finalLoss, stopped: false };
@@ -88,20 +90,20 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
     const updates = step - 1 - (scaler?.skipped ?? 0);
     const scale = scaler?.scale ?? 1;
     const lr = learningRate(schedule, updates);
-    group.during = `step ${step}`;
+    world.during = `step ${step}`;
 
     // Forward and backward; gradients add up over the micro batches, and over the ranks while backward goes on.
-    const counts = countLabels(batch, group);
+    const counts = countLabels(batch, ranks);
     const ownLoss = accumulate(parts, batch, counts, options, scale);
-    const present = reduction.finish();
+    reduction.finish();
     // Signals arrive between turns of the event loop, which native calls have kept waiting.
     await new Promise((resolve) => setImmediate(resolve));
-    const overdueHere = group.rank === 0 && performance.now() - savedAt >= (options.save.everyMs ?? Infinity) ? 1 : 0;
-    const [loss, stopping, overdue, tokens, filled, room, samples, flops, memory, ...presentOnAll] = group.sum(
-      [ownLoss, report.stop.aborted ? 1 : 0, overdueHere, ...workOf(parts, batch, options), ...present],
+    const overdueHere = world.rank === 0 && performance.now() - savedAt >= (options.save.everyMs ?? Infinity) ? 1 : 0;
+    const [loss, stopping, overdue, tokens, filled, room, samples, flops, memory] = world.sum(
+      [ownLoss, report.stop.aborted ? 1 : 0, overdueHere, ...workOf(parts, batch, options)],
       "the others' figures",
-    ) as [number, number, number, number, number, number, number, number, number, ...number[]];
-    reduction.wait(presentOnAll);
+    ) as [number, number, number, number, number, number, number, number, number];
+    reduction.wait();
     const gradNorm = optimizer.step(updates + 1, lr, scale);
     const finite = Number.isFinite(loss) && Number.isFinite(gradNorm);
     scaler?.update(finite);
@@ -167,15 +169,18 @@ interface LabelCounts {
 
 const hasLabels = ({ labelRows }: MicroBatch) => labelRows.length > 0;
 
-function countLabels({ microBatches, labelTokens }: GlobalBatch, group: Group): LabelCounts {
-  const own = [labelTokens, microBatches.filter(hasLabels).length];
-  const [tokens, labelled] = group.sum(own, 'the others to begin') as [number, number];
+function countLabels({ microBatches, labelTokens }: GlobalBatch, { world, answers }: Ranks): LabelCounts {
+  const own = answers ? [labelTokens, microBatches.filter(hasLabels).length] : [0, 0];
+  const [tokens, labelled] = world.sum(own, 'the others to begin') as [number, number];
   return { tokens, microBatches: labelled };
 }
 
-/** Gradients of this rank's share of a global batch, summed into the parameters, and its share of the batch's loss. */
+/**
+ * Gradients of this rank's share of a global batch, summed into the parameters, and its share of the batch's loss: zero on
+ * ranks whose loss another one answers for.
+ */
 function accumulate(
-  { engine, model, reduction }: LoopParts,
+  { engine, model, reduction, ranks }: LoopParts,
   { microBatches }: GlobalBatch,
   counts: LabelCounts,
   { lossReduction, recompute }: LoopOptions,
@@ -201,15 +206,17 @@ function accumulate(
     loss += engine.item(each);
     each.dispose();
   }
-  return loss;
+  return ranks.answers ? loss : 0;
 }
 
 /** What this rank did for a step, as numbers to be summed: positions, those that hold a record's, those that could have; records, FLOPs, peak bytes. */
 function workOf(
-  { engine, model }: LoopParts,
+  { engine, model, ranks }: LoopParts,
   { microBatches, labelTokens }: GlobalBatch,
   { trains }: LoopOptions,
 ): [number, number, number, number, number, number] {
+  const memory = engine.device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : engine.memory().peakBytes;
+  if (!ranks.answers) return [0, 0, 0, 0, 0, memory];
   const flops = stepFlops(model.shape, {
     lengths: microBatches.flatMap(({ lengths }) => [...lengths]),
     images: microBatches.reduce((sum, { imageCount }) => sum + imageCount, 0),
@@ -223,7 +230,7 @@ function workOf(
     microBatches.reduce((sum, { room }) => sum + room, 0),
     microBatches.reduce((sum, { lengths }) => sum + lengths.length, 0),
     flops,
-    engine.device === 'cpu' ? process.resourceUsage().maxRSS * 1024 : engine.memory().peakBytes,
+    memory,
   ];
 }
 

@@ -1,36 +1,81 @@
 /** The optimizer that a configuration asks for, and how gradients come together for it. */
 import type { NevaConfig } from '../config/index.ts';
 import type { Engine, Parameter } from '../engine/engine.ts';
-import { type GradientReduction, gradientReduction } from '../parallel/data.ts';
+import { type BucketOptions, type GradientReduction, gradientReduction, together } from '../parallel/data.ts';
 import type { Group } from '../parallel/group.ts';
-import { Optimizer, type StageOptimizer } from './optimizer.ts';
+import type { Ranks } from '../parallel/ranks.ts';
+import { Optimizer, OptimizerOfParts, type OptimizerOptions, type StageOptimizer } from './optimizer.ts';
 import { ShardedOptimizer } from './sharded_optimizer.ts';
 
 const MB = 1e6;
 
+interface Choice extends OptimizerOptions {
+  /** Moments and main weights are shared out over the ranks that make the same updates. */
+  sharded: boolean;
+  /** See Optimizer. */
+  remainders?: boolean;
+  buckets: BucketOptions;
+}
+
 /** `parameters` in the order of the model, with their final values: a sharded optimizer takes over the float32 weights. */
 export function openOptimizer(
   engine: Engine,
-  group: Group,
+  ranks: Ranks,
   parameters: readonly Parameter[],
   { model: m, trainer }: NevaConfig,
 ): { optimizer: StageOptimizer; reduction: GradientReduction } {
   const { optim } = m;
-  const options = {
-    betas: [optim.betas[0]!, optim.betas[1]!] as const,
+  const sharded = optim.name === 'distributed_fused_adam';
+  return optimizerOver(engine, ranks, parameters, {
+    betas: [optim.betas[0]!, optim.betas[1]!],
     eps: optim.eps,
     weightDecay: optim.weight_decay,
     clip: trainer.gradient_clip_val ?? 0,
+    sharded,
+    remainders: optim.store_param_remainders,
+    buckets: sharded
+      ? { bytes: optim.bucket_cap_mb * MB, overlap: optim.overlap_grad_sync }
+      : { bytes: m.grad_allreduce_chunk_size_mb * MB, overlap: m.async_grad_allreduce },
+  });
+}
+
+/** Who has the same weights and summands of the same gradient: the ranks of a parameter's updates. */
+export const updatersOf = ({ data, stage }: Ranks, { summand }: Parameter): Group => (summand ? stage : data);
+
+/**
+ * Gradients of which the ranks of a tensor-parallel group have summands are summed over them as well; all others over the
+ * data-parallel ranks alone. Where there is no tensor or pipeline parallelism, the two are one.
+ */
+export function optimizerOver(
+  engine: Engine,
+  ranks: Ranks,
+  parameters: readonly Parameter[],
+  { sharded, buckets, remainders = false, ...options }: Choice,
+): { optimizer: StageOptimizer; reduction: GradientReduction } {
+  const open = (group: Group, own: readonly Parameter[]) => {
+    // A weight that a tensor-parallel group has whole must count once; over the stage, the first rank counts alone.
+    const counts = ({ shard }: Parameter) => group !== ranks.data || shard != null || ranks.leadsTensor;
+    // On one rank there is nothing to share out: the two are the same.
+    if (sharded && group.size > 1) {
+      const optimizer = new ShardedOptimizer(engine, group, own, options, buckets, counts);
+      return { optimizer, reduction: optimizer as GradientReduction };
+    }
+    return {
+      optimizer: new Optimizer(engine, own, options, group, remainders, counts),
+      reduction: gradientReduction(engine, group, own, buckets),
+    };
   };
-  // On one rank there is nothing to share out: the two are the same.
-  if (optim.name === 'distributed_fused_adam' && group.size > 1) {
-    const buckets = { bytes: optim.bucket_cap_mb * MB, overlap: optim.overlap_grad_sync };
-    const optimizer = new ShardedOptimizer(engine, group, parameters, options, buckets);
-    return { optimizer, reduction: optimizer };
-  }
-  const buckets = { bytes: m.grad_allreduce_chunk_size_mb * MB, overlap: m.async_grad_allreduce };
+  if (ranks.mesh.tensor === 1 && ranks.mesh.pipeline === 1) return open(ranks.world, parameters);
+  const parts = [...new Set([ranks.data, ranks.stage])].flatMap((group) => {
+    const own = parameters.filter((parameter) => updatersOf(ranks, parameter) === group);
+    return own.length > 0 ? [open(group, own)] : [];
+  });
   return {
-    optimizer: new Optimizer(engine, parameters, options, group, optim.store_param_remainders),
-    reduction: gradientReduction(engine, group, parameters, buckets),
+    optimizer: new OptimizerOfParts(
+      parts.map(({ optimizer }) => optimizer),
+      options.clip,
+      ranks.world,
+    ),
+    reduction: together(parts.map(({ reduction }) => reduction)),
   };
 }

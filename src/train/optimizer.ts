@@ -20,27 +20,89 @@ export interface StageOptimizer {
    * gradient's norm before clipping; if that is not finite, nothing is updated.
    */
   step(step: number, lr: number, scale?: number): number;
-  /** Runs `body` with the whole state (and float32 weights in `main` where the values are less), on rank 0 alone. */
+  /**
+   * Runs `body` with the state (and float32 weights in `main` where the values are less): of all the parameters that
+   * this rank has, on the first of the ranks that have them; of none on the others.
+   */
   withWhole(body: (moments: Moments) => void): void;
   /** Takes over a state that `fill` writes into the tensors that it is given. */
   load(fill: (moments: Moments) => void): void;
 }
 
-export class Optimizer implements StageOptimizer {
+/** An optimizer of some of a model's parameters, whose gradients are clipped by a norm that others contribute to. */
+export interface OptimizerPart extends Omit<StageOptimizer, 'step'> {
+  /** This rank's summand of the squared norm: over all ranks and parts, each gradient is counted once. */
+  squares(): number;
+  /** Update number `step` (from 1) with the gradients times `gradScale`, which are then gone; without an update if null. */
+  update(step: number, lr: number, gradScale: number | null): void;
+}
+
+/**
+ * What gradients that are `scale` times too large are multiplied by: torch's clip_grad_norm_ has clip / (norm + 1e-6), if
+ * that is below 1. Null where the norm is not finite.
+ */
+export function clipScale(clip: number, norm: number, scale: number): number | null {
+  if (!Number.isFinite(norm)) return null;
+  return (clip > 0 ? Math.min(1, clip / (norm + 1e-6)) : 1) / scale;
+}
+
+/** Several parts, of parameters that are shared out in different ways. */
+export class OptimizerOfParts implements StageOptimizer {
+  readonly #parts: readonly OptimizerPart[];
+  readonly #clip: number;
+  readonly #world: Group;
+
+  constructor(parts: readonly OptimizerPart[], clip: number, world: Group) {
+    this.#parts = parts;
+    this.#clip = clip;
+    this.#world = world;
+  }
+
+  step(step: number, lr: number, scale = 1): number {
+    const own = this.#parts.reduce((sum, part) => sum + part.squares(), 0);
+    const norm = Math.sqrt(this.#world.sum([own], "the gradient's norm")[0]!) / scale;
+    for (const part of this.#parts) part.update(step, lr, clipScale(this.#clip, norm, scale));
+    return norm;
+  }
+
+  withWhole(body: (moments: Moments) => void): void {
+    const within = (rest: readonly OptimizerPart[], known: [string, AdamWState][]): void => {
+      const [part, ...others] = rest;
+      if (part) part.withWhole((moments) => within(others, [...known, ...moments]));
+      else body(new Map(known));
+    };
+    within(this.#parts, []);
+  }
+
+  load(fill: (moments: Moments) => void): void {
+    for (const part of this.#parts) part.load(fill);
+  }
+}
+
+const ALL = () => true;
+
+export class Optimizer implements StageOptimizer, OptimizerPart {
   readonly parameters: readonly Parameter[];
   readonly states: AdamWState[];
   readonly #engine: Engine;
   readonly #options: OptimizerOptions;
   readonly #group: Group;
+  readonly #counts: (parameter: Parameter) => boolean;
 
-  /** `remainders`: parameters below float32 give up `main` for the 16 bits that their value leaves of it. */
+  /**
+   * `remainders`: parameters below float32 give up `main` for the 16 bits that their value leaves of it.
+   * @param group the ranks that make the same updates
+   * @param counts which gradients `squares` holds on the first of them
+   */
   constructor(
     engine: Engine,
     parameters: readonly Parameter[],
     options: OptimizerOptions,
     group: Group = ALONE,
     remainders = false,
+    counts: (parameter: Parameter) => boolean = ALL,
   ) {
+    this.#counts = counts;
     this.#engine = engine;
     this.#group = group;
     this.#options = options;
@@ -61,13 +123,13 @@ export class Optimizer implements StageOptimizer {
   }
 
   withWhole(body: (moments: Moments) => void): void {
-    if (this.#group.rank !== 0) return;
-    const joined = this.parameters.filter(({ remainder }) => remainder);
+    const leads = this.#group.rank === 0;
+    const joined = this.parameters.filter(({ remainder }) => leads && remainder);
     for (const parameter of joined) {
       parameter.main = this.#engine.keep(this.#engine.join(parameter.value, parameter.remainder!));
     }
     try {
-      body(this.#moments);
+      body(leads ? this.#moments : new Map());
     } finally {
       for (const parameter of joined) {
         parameter.main?.dispose();
@@ -80,21 +142,28 @@ export class Optimizer implements StageOptimizer {
     fill(this.#moments);
   }
 
-  /**
-   * Update number `step` (from 1) with the summed gradients, which are then gone. Returns the gradient's norm before
-   * clipping; if that is not finite, they are gone without an update. It is clipped as torch's clip_grad_norm_ does: by clip / (norm + 1e-6), if that is below 1.
-   */
+  /** The gradients are clipped by the norm of all of them, which is returned. */
   step(step: number, lr: number, scale = 1): number {
-    const { clip, ...adam } = this.#options;
-    const grads = this.parameters.flatMap(({ grad }) => (grad ? [grad] : []));
+    const grads = gradsOf(this.parameters);
     if (grads.length === 0) return 0;
     const norm = this.#engine.globalNorm(grads) / scale;
-    const gradScale = (clip > 0 ? Math.min(1, clip / (norm + 1e-6)) : 1) / scale;
-    if (Number.isFinite(norm)) this.#engine.adamW(this.parameters, this.states, { ...adam, step, lr, gradScale });
+    this.update(step, lr, clipScale(this.#options.clip, norm, scale));
+    return norm;
+  }
+
+  squares(): number {
+    const grads = this.#group.rank === 0 ? gradsOf(this.parameters.filter(this.#counts)) : [];
+    return grads.length === 0 ? 0 : this.#engine.globalNorm(grads) ** 2;
+  }
+
+  update(step: number, lr: number, gradScale: number | null): void {
+    const { clip: _, ...adam } = this.#options;
+    if (gradScale !== null) this.#engine.adamW(this.parameters, this.states, { ...adam, step, lr, gradScale });
     for (const parameter of this.parameters) {
       parameter.grad?.dispose();
       parameter.grad = null;
     }
-    return norm;
   }
 }
+
+const gradsOf = (parameters: readonly Parameter[]) => parameters.flatMap(({ grad }) => (grad ? [grad] : []));

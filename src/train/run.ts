@@ -8,6 +8,7 @@ import { openEngine } from '../engine/open.ts';
 import { UserError } from '../errors.ts';
 import { ALONE, type Group } from '../parallel/group.ts';
 import { makeMesh, meshTable } from '../parallel/mesh.ts';
+import { openRanks, type Ranks } from '../parallel/ranks.ts';
 import type { Report } from '../report/report.ts';
 import { markFinished, type RunFolder } from '../report/run_folder.ts';
 import { type Assembled, assemble } from './assemble.ts';
@@ -39,12 +40,14 @@ export async function train(
 ): Promise<TrainResult> {
   refuseUnsupported(config);
   const engine = await openEngine(config.trainer);
-  const assembled = assemble(engine, config);
+  const { tensor_model_parallel_size: tp, pipeline_model_parallel_size: pp } = config.model;
+  const ranks = openRanks(group, makeMesh(group.size, tp, pp));
+  const assembled = assemble(engine, config, ranks);
   const { model, tokenizerFolder, visionFolder } = assembled;
   const bare = {
     ...dataOptions(config, { vision: model.shape.vision, tokenizerFolder, visionFolder }),
-    dataParallelRank: group.rank,
-    dataParallelSize: group.size,
+    dataParallelRank: ranks.at.data,
+    dataParallelSize: ranks.mesh.data,
   };
   const featureFolder = await visionFeatures({ engine, config, assembled, data: bare, group, report });
   const data = { ...bare, featureFolder };
@@ -59,7 +62,7 @@ export async function train(
       config,
       run,
       report,
-      group,
+      ranks,
       assembled,
       data,
       loader,
@@ -68,6 +71,8 @@ export async function train(
     });
     if (!result.stopped && group.rank === 0) markFinished(run);
     return { stopped: result.stopped, steps: result.position.step, finalLoss: result.finalLoss };
+  } catch (error) {
+    throw group.explain(error);
   } finally {
     countBadRecords();
     await loader.close();
@@ -103,7 +108,7 @@ interface Setting {
   config: NevaConfig;
   run: RunFolder;
   report: Report;
-  group: Group;
+  ranks: Ranks;
   assembled: Assembled;
   data: DataOptions;
   loader: Loader;
@@ -113,19 +118,20 @@ interface Setting {
 }
 
 async function runLoop(setting: Setting): Promise<LoopResult> {
-  const { stage, engine, config, run, report, group, assembled, data, loader, resumed, start } = setting;
+  const { stage, engine, config, run, report, ranks, assembled, data, loader, resumed, start } = setting;
   const { model } = assembled;
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
   const { lastCheckpoint } = run;
   if (lastCheckpoint && resumed) {
     restore(engine, lastCheckpoint, trainable, new Map());
     const { rng, rngOfRanks } = resumed;
-    const own = rngOfRanks?.length === group.size ? rngOfRanks[group.rank]! : rng;
+    const own = rngOfRanks?.length === ranks.world.size ? rngOfRanks[ranks.world.rank]! : rng;
     engine.setRngState(Buffer.from(own, 'base64'));
   }
-  sameWeights(engine, group, trainable);
-  const { optimizer, reduction } = openOptimizer(engine, group, trainable, config);
-  if (lastCheckpoint) optimizer.load((moments) => restore(engine, lastCheckpoint, [], moments));
+  sameWeights(engine, ranks, trainable);
+  const { optimizer, reduction } = openOptimizer(engine, ranks, trainable, config);
+  const shards = new Map(trainable.map(({ name, shard }) => [name, shard ?? null]));
+  if (lastCheckpoint) optimizer.load((moments) => restore(engine, lastCheckpoint, [], moments, shards));
 
   const scaler = openScaler(config, resumed);
 
@@ -139,7 +145,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     everySteps: config.trainer.log_every_n_steps,
   });
 
-  const saving = openSaving({ stage, engine, config, run, report, group, assembled, data, optimizer, scaler });
+  const saving = openSaving({ stage, engine, config, run, report, ranks, assembled, data, optimizer, scaler });
   const validation = validationOptions(config, data);
   const { validation_drop_last: dropLast } = config.model.data;
   const { trainer } = config;
@@ -151,12 +157,12 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
         optimizer,
         schedule,
         batches: loader,
-        group,
+        ranks,
         reduction,
         scaler,
         report: { ...report, stop: AbortSignal.any([report.stop, saving.failed]) },
         save: config.exp_manager.create_checkpoint_callback ? saving.save : async () => {},
-        validate: () => validate(engine, model, validation!, trainer.limit_val_batches ?? 50, group, dropLast),
+        validate: () => validate(engine, model, validation!, trainer.limit_val_batches ?? 50, ranks, dropLast),
       },
       {
         maxSteps,
@@ -176,10 +182,12 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
   }
 }
 
-/** Ranks begin from rank 0's weights, whatever their own generators or files gave. */
-function sameWeights(engine: Engine, group: Group, parameters: readonly Parameter[]): void {
-  if (group.size === 1) return;
-  for (const { name, value, main } of parameters) {
+/** Ranks that have the same weights begin from those of the first, whatever their own generators or files gave. */
+function sameWeights(engine: Engine, ranks: Ranks, parameters: readonly Parameter[]): void {
+  for (const parameter of parameters) {
+    const { name, value, main, shard } = parameter;
+    const group = shard ? ranks.data : ranks.stage;
+    if (group.size === 1) continue;
     group.broadcast(main ?? value, 0, `rank 0's ${name}`).wait();
     if (main) engine.round(value, main);
   }
@@ -220,14 +228,14 @@ function scheduleOf({ model: { optim } }: NevaConfig, maxSteps: number): Schedul
 
 /** What will happen, before step 1: parts and what trains, batches, schedule. */
 function announce(
-  { report, group, assembled, config, loader, engine, start }: Setting,
+  { report, ranks, assembled, config, loader, engine, start }: Setting,
   schedule: Schedule,
   maxSteps: number,
 ): void {
   const { log } = report;
-  const seats = group.gather({ host: hostname(), device: engine.device }, 'the ranks to say where they are');
-  const { tensor_model_parallel_size: tp, pipeline_model_parallel_size: pp } = config.model;
-  if (group.size > 1) for (const line of meshTable(makeMesh(group.size, tp, pp), seats)) log.info(line);
+  const { world, mesh } = ranks;
+  const seats = world.gather({ host: hostname(), device: engine.device }, 'the ranks to say where they are');
+  if (world.size > 1) for (const line of meshTable(mesh, seats)) log.info(line);
   const total = assembled.table.reduce((sum, { parameters }) => sum + parameters, 0);
   const learning = assembled.table.reduce((sum, { trains, parameters }) => sum + (trains ? parameters : 0), 0);
   const number = (value: number) => value.toLocaleString('en-US').padStart(16);
@@ -239,7 +247,7 @@ function announce(
   for (const note of assembled.notes) log.info(note);
   const { micro_batch_size: micro, global_batch_size: global } = config.model;
   log.info(
-    `${engine.name} on ${engine.device}, ${precisionText(config)}; ${loader.size} ${config.model.data.packed_sequence && config.model.data.data_prefix ? 'packs' : 'records'} in batches of ${global} (${global / micro / group.size} × ${micro}${group.size > 1 ? ` on each of ${group.size} ranks` : ''}); ` +
+    `${engine.name} on ${engine.device}, ${precisionText(config)}; ${loader.size} ${config.model.data.packed_sequence && config.model.data.data_prefix ? 'packs' : 'records'} in batches of ${global} (${global / micro / mesh.data} × ${micro}${mesh.data > 1 ? ` on each of ${mesh.data} data-parallel ranks` : ''}); ` +
       `steps ${start.step + 1} to ${maxSteps}`,
   );
   log.info(

@@ -7,10 +7,11 @@ import { takeSnapshot } from '../checkpoint/write_folder.ts';
 import type { NevaConfig } from '../config/index.ts';
 import type { DataOptions } from '../data/loader.ts';
 import type { Engine } from '../engine/engine.ts';
-import type { Group } from '../parallel/group.ts';
+import type { Ranks } from '../parallel/ranks.ts';
 import type { Report } from '../report/report.ts';
 import type { RunFolder } from '../report/run_folder.ts';
 import type { Assembled } from './assemble.ts';
+import { gatheredTensors } from './gather.ts';
 import type { Position } from './loop.ts';
 import type { LossScaler } from './loss_scale.ts';
 import type { StageOptimizer } from './optimizer.ts';
@@ -21,7 +22,7 @@ export interface SavingParts {
   config: NevaConfig;
   run: RunFolder;
   report: Report;
-  group: Group;
+  ranks: Ranks;
   assembled: Assembled;
   data: DataOptions;
   optimizer: StageOptimizer;
@@ -39,7 +40,7 @@ export interface Saving {
   abandon(): Promise<void>;
 }
 
-export function openSaving({ engine, config, run, report, group, assembled, data, ...parts }: SavingParts): Saving {
+export function openSaving({ engine, config, run, report, ranks, assembled, data, ...parts }: SavingParts): Saving {
   const { model, frozen } = assembled;
   const { checkpoint_callback_params: asked, on_save_error } = config.exp_manager;
   const failed = new AbortController();
@@ -75,14 +76,14 @@ export function openSaving({ engine, config, run, report, group, assembled, data
       await saver.idle();
       const waited = performance.now() - began;
       const rng = Buffer.from(engine.rngState()).toString('base64');
-      const rngOfRanks = group.gather(rng, "the others' random states");
+      const rngOfRanks = ranks.world.gather(rng, "the others' random states");
       const state: CheckpointState = {
         format: 1,
         stage: parts.stage,
         ...position,
         loss,
         rng,
-        ...(group.size > 1 ? { rngOfRanks } : {}),
+        ...(ranks.world.size > 1 ? { rngOfRanks } : {}),
         seed: config.model.seed,
         template: data.template,
         templateCompat: data.templateCompat ?? 'default',
@@ -93,8 +94,9 @@ export function openSaving({ engine, config, run, report, group, assembled, data
         ...(parts.scaler ? { lossScale: parts.scaler.state } : {}),
       };
       parts.optimizer.withWhole((optimizer) => {
-        if (failed.signal.aborted) return;
-        saver.save(takeSnapshot(engine, { state, shape: model.shape, parameters: saved, optimizer, files }));
+        const tensors = gatheredTensors(engine, ranks, saved, optimizer);
+        if (tensors === null || failed.signal.aborted) return;
+        saver.save(takeSnapshot({ state, shape: model.shape, files }, tensors));
         const stall = performance.now() - began;
         report.log.debug(`saving step ${position.step}`, { stall_s: stall / 1000, waited_s: waited / 1000 });
       });

@@ -6,7 +6,13 @@
 import type { AdamWState, Engine, Parameter, Tensor } from '../engine/engine.ts';
 import { BucketedReduction, type BucketOptions } from '../parallel/data.ts';
 import type { Group, Work } from '../parallel/group.ts';
-import type { Moments, OptimizerOptions, StageOptimizer } from './optimizer.ts';
+import {
+  clipScale,
+  type Moments,
+  type OptimizerOptions,
+  type OptimizerPart,
+  type StageOptimizer,
+} from './optimizer.ts';
 
 /** This rank's part of a bucket: all float32, [n] with size·n ≥ the bucket's elements. */
 interface Shard {
@@ -32,21 +38,27 @@ interface Piece {
   state: AdamWState;
 }
 
-export class ShardedOptimizer extends BucketedReduction implements StageOptimizer {
+export class ShardedOptimizer extends BucketedReduction implements StageOptimizer, OptimizerPart {
   readonly #options: OptimizerOptions;
+  readonly #counts: (parameter: Parameter) => boolean;
   readonly #shards: Shard[];
   readonly #leftOut = new Set<Parameter>();
 
-  /** Takes over the parameters' float32 weights: `main` is null afterwards. */
+  /**
+   * Takes over the parameters' float32 weights: `main` is null afterwards.
+   * @param counts whose gradients `squares` holds
+   */
   constructor(
     engine: Engine,
     group: Group,
     parameters: readonly Parameter[],
     options: OptimizerOptions,
     buckets: BucketOptions,
+    counts: (parameter: Parameter) => boolean = () => true,
   ) {
     super(engine, group, parameters, buckets);
     this.#options = options;
+    this.#counts = counts;
     this.#shards = this.contents.map((content) => this.#makeShard(content));
     for (const parameter of parameters) {
       parameter.main?.dispose();
@@ -143,27 +155,40 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
   }
 
   step(step: number, lr: number, scale = 1): number {
-    const { engine, group } = this;
-    const { clip, ...adam } = this.#options;
-    const norm = engine.scope(() => {
-      const pieces = this.#shards.flatMap((shard) => {
-        const updated = shard.pieces.filter(({ parameter }) => !this.#leftOut.has(parameter));
-        for (const { slice, start, end } of updated) slice.grad = engine.slice(shard.gradient!, 0, start, end);
-        return updated;
-      });
-      const grads = pieces.map(({ slice }) => slice.grad!);
-      const [squares] = group.sum([grads.length > 0 ? engine.globalNorm(grads) ** 2 : 0], "the gradient's norm");
-      const total = Math.sqrt(squares!) / scale;
-      const gradScale = (clip > 0 ? Math.min(1, clip / (total + 1e-6)) : 1) / scale;
-      if (Number.isFinite(total)) {
-        engine.adamW(
-          pieces.map(({ slice }) => slice),
-          pieces.map(({ state }) => state),
-          { ...adam, step, lr, gradScale },
-        );
-      }
+    const norm = Math.sqrt(this.group.sum([this.squares()], "the gradient's norm")[0]!) / scale;
+    this.update(step, lr, clipScale(this.#options.clip, norm, scale));
+    return norm;
+  }
+
+  /** Pieces of this step's gradients; `slice.grad` is a view of the shard's until the enclosing scope ends. */
+  #updated(): Piece[] {
+    return this.#shards.flatMap((shard) => {
+      const updated = shard.pieces.filter(({ parameter }) => !this.#leftOut.has(parameter));
+      for (const { slice, start, end } of updated) slice.grad = this.engine.slice(shard.gradient!, 0, start, end);
+      return updated;
+    });
+  }
+
+  squares(): number {
+    return this.engine.scope(() => {
+      const pieces = this.#updated();
+      const grads = pieces.filter(({ parameter }) => this.#counts(parameter)).map(({ slice }) => slice.grad!);
       for (const { slice } of pieces) slice.grad = null;
-      return total;
+      return grads.length > 0 ? this.engine.globalNorm(grads) ** 2 : 0;
+    });
+  }
+
+  update(step: number, lr: number, gradScale: number | null): void {
+    const { clip: _, ...adam } = this.#options;
+    this.engine.scope(() => {
+      if (gradScale === null) return;
+      const pieces = this.#updated();
+      this.engine.adamW(
+        pieces.map(({ slice }) => slice),
+        pieces.map(({ state }) => state),
+        { ...adam, step, lr, gradScale },
+      );
+      for (const { slice } of pieces) slice.grad = null;
     });
     for (const shard of this.#shards) {
       shard.gradient?.dispose();
@@ -171,7 +196,6 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
     }
     this.#leftOut.clear();
     this.#gatherWeights();
-    return norm;
   }
 
   /** The weights travel in the precision that the model computes with. */
@@ -204,7 +228,7 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
     }
   }
 
-  /** All ranks bring their parts together; rank 0 keeps them while `body` runs, the others let go of them at once. */
+  /** All ranks bring their parts together; the first keeps them while `body` runs, the others let go of them at once. */
   withWhole(body: (moments: Moments) => void): void {
     const { engine, group } = this;
     const leads = group.rank === 0;
@@ -233,7 +257,7 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
       });
     });
     try {
-      if (leads) body(new Map(this.parameters.map(({ name }) => [name, moments.get(name)!])));
+      body(new Map(leads ? this.parameters.map(({ name }) => [name, moments.get(name)!]) : []));
     } finally {
       for (const parameter of this.parameters) parameter.main = null;
       for (const copy of copies) copy.dispose();

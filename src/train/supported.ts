@@ -6,7 +6,6 @@ import { UserError } from '../errors.ts';
 export function unsupported({ trainer, model }: NevaConfig): string[] {
   const tfjs = trainer.engine === 'tfjs';
   const alone = 'the tfjs engine is one process on one device';
-  const parallel = tfjs ? alone : 'ranks share the data only, not yet the model';
   const problems: [boolean, string][] = [
     [
       model.data.vision_cache !== null && !model.mm_cfg.vision_encoder.freeze,
@@ -35,12 +34,12 @@ export function unsupported({ trainer, model }: NevaConfig): string[] {
       `trainer.num_nodes=${trainer.num_nodes}: ${alone}; set trainer.num_nodes=1, or trainer.engine=torch`,
     ],
     [
-      model.tensor_model_parallel_size !== 1,
-      `model.tensor_model_parallel_size=${model.tensor_model_parallel_size}: ${parallel}; set it to 1`,
+      tfjs && model.tensor_model_parallel_size !== 1,
+      `model.tensor_model_parallel_size=${model.tensor_model_parallel_size}: ${alone}; set it to 1`,
     ],
     [
       model.pipeline_model_parallel_size !== 1,
-      `model.pipeline_model_parallel_size=${model.pipeline_model_parallel_size}: ${parallel}; set it to 1`,
+      `model.pipeline_model_parallel_size=${model.pipeline_model_parallel_size}: ${tfjs ? alone : 'stages are not built yet'}; set it to 1`,
     ],
     [
       !['fused_adam', 'adamw', 'distributed_fused_adam'].includes(model.optim.name),

@@ -2,19 +2,19 @@
 import { type DataOptions, openLoader } from '../data/loader.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { NevaModel } from '../model/neva.ts';
-import type { Group } from '../parallel/group.ts';
+import type { Ranks } from '../parallel/ranks.ts';
 import { forwardOnly } from './walk.ts';
 
 /**
  * Mean loss over the labelled tokens of the first `limit` global batches (below 1: of that share of the records), read in
- * order; with `dropLast` an incomplete last batch is left out. Each rank of `group` takes its share of every batch, and gets the mean over all.
+ * order; with `dropLast` an incomplete last batch is left out. Each data-parallel rank takes its share of every batch, and all get the mean over all.
  */
 export async function validate(
   engine: Engine,
   model: NevaModel,
   data: DataOptions,
   limit: number,
-  group: Group,
+  { world, answers }: Ranks,
   dropLast: boolean,
 ): Promise<number> {
   const loader = await openLoader({ ...data, dataloaderType: 'once', checkAtStart: 0 }, { consumedSamples: 0 });
@@ -40,6 +40,9 @@ export async function validate(
   } finally {
     await loader.close();
   }
-  const [allLoss, allTokens] = group.sum([loss, tokens], 'the loss of a validation') as [number, number];
+  const [allLoss, allTokens] = world.sum(answers ? [loss, tokens] : [0, 0], 'the loss of a validation') as [
+    number,
+    number,
+  ];
   return allLoss / allTokens;
 }

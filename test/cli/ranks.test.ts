@@ -6,6 +6,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { readSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { packageRoot } from '../../src/root.ts';
 import { neva, nevaArgs } from './neva.ts';
 import { tiny } from './tiny.ts';
@@ -106,8 +107,38 @@ test('trainer.devices=2 and neva launch give the losses of one process; rank 0 w
     assert.equal(validation(name).length, 1);
     close(validation(name), validation('single'));
     assert.deepEqual([...pids(name).keys()].sort(), [0, 1]);
-    assert.deepEqual(readdirSync(join(runFolder(name), 'checkpoints')), ['last', 'step=0000006']);
+    // The validation after step 4 saves too.
+    assert.deepEqual(readdirSync(join(runFolder(name), 'checkpoints')), ['last', 'step=0000004', 'step=0000006']);
   }
+});
+
+test('a checkpoint of ranks that share the layers is a whole one, and is gone on with on any number of them', () => {
+  const all = ['trainer.max_steps=6', 'model.optim.sched.max_steps=6', 'model.optim.sched.warmup_steps=1'];
+  const args = (name: string, ...more: string[]) => [
+    'finetune',
+    ...overrides(6, name, ...all, 'model.mm_cfg.pretrain_mm_mlp_adapter=null', ...more),
+  ];
+  const folderOf = (name: string) => join(folder, name, 'neva_finetune', 'version_0');
+  const lossesOf = (name: string) =>
+    lines(join(folderOf(name), 'metrics.jsonl')).map(({ loss }) => loss as unknown as number);
+  const run = (...words: string[]) => {
+    const { status, stderr } = neva(words, options);
+    assert.equal(status, 0, stderr);
+  };
+  const two = ['trainer.devices=2', 'model.tensor_model_parallel_size=2'];
+  const half = 'trainer.max_steps=3';
+  const on = ['exp_manager.resume_past_end=true'];
+  run(...args('whole'));
+  run(...args('joined', ...two, half));
+  run(...args('joined', ...on));
+  run(...args('split', half));
+  run(...args('split', ...two, 'model.sequence_parallel=true', ...on));
+  for (const name of ['joined', 'split']) close(lossesOf(name), lossesOf('whole'));
+  const weights = (name: string) =>
+    [...readSafetensors(join(folderOf(name), 'checkpoints', 'step=0000006', 'model.safetensors')).entries.values()]
+      .map(({ name: key, dtype, shape }) => `${key} ${dtype} ${shape.join()}`)
+      .sort();
+  assert.deepEqual(weights('split'), weights('whole'));
 });
 
 for (const victim of ['one rank', 'the launcher'] as const) {
@@ -215,7 +246,10 @@ test("mistakes are told once, with exit 2: of the configuration, and of one rank
   const places: [string[], RegExp][] = [
     [['trainer.devices=3'], /model\.global_batch_size: it cannot be divided/],
     [['trainer.num_nodes=2'], /trainer\.num_nodes: 2 machines are asked for[\s\S]*neva launch --nproc 1 --nnodes 2/],
-    [['trainer.devices=2', 'model.tensor_model_parallel_size=2'], /tensor_model_parallel_size=2: ranks share the data/],
+    [
+      ['trainer.devices=8', 'model.tensor_model_parallel_size=8', 'model.num_attention_heads=4'],
+      /model\.num_attention_heads: not divisible by model\.tensor_model_parallel_size/,
+    ],
   ];
   for (const [more, pattern] of places) {
     const { status, stderr } = neva(['pretrain', ...overrides(2, 'wrong', ...more)], options);

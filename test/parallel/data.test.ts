@@ -85,11 +85,15 @@ test('20 steps on 2 and on 4 ranks give the losses and weights of a single proce
   }
 });
 
-/** A group of two whose messages are only noted; each arrives when it is waited for. */
-function noted(messages: string[]): Group {
+/** A group of two whose messages are only noted, and which gradients there are; each arrives when it is waited for. */
+function noted(messages: string[], present: number[]): Group {
   return {
     ...ALONE,
     size: 2,
+    sum(values: readonly number[]) {
+      present.push(...values);
+      return [...values];
+    },
     allReduce(tensors: readonly Tensor[]) {
       messages.push(tensors.map(({ shape }) => shape.join()).join(' '));
       return { done: false, wait: () => void messages.push('waited') };
@@ -109,14 +113,15 @@ test('buckets start in one order, while backward goes on, whatever is ready or m
   });
   const started = (grads: boolean[], steps: number[][], overlap = true) => {
     const messages: string[] = [];
+    const present: number[] = [];
     const parameters = [10, 20, 30, 40].map((size, i) => make(`p${i}`, size, grads[i]!));
-    const reduction = gradientReduction(engine, noted(messages), parameters, { bytes: 4 * 50, overlap });
+    const reduction = gradientReduction(engine, noted(messages, present), parameters, { bytes: 4 * 50, overlap });
     const after = steps.map((which) => {
       reduction.final(which.map((i) => parameters[i]!));
       return messages.length;
     });
-    const present = reduction.finish();
-    reduction.wait(present.map((own) => own));
+    reduction.finish();
+    reduction.wait();
     return { messages, after, present, parameters };
   };
 

@@ -4,17 +4,19 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { GlobalBatch, MicroBatch } from '../../src/data/types.ts';
+import type { GlobalBatch } from '../../src/data/types.ts';
 import { gradientReduction } from '../../src/parallel/data.ts';
 import { readPlace } from '../../src/parallel/environment.ts';
 import { ALONE, joinGroup } from '../../src/parallel/group.ts';
+import { makeMesh } from '../../src/parallel/mesh.ts';
+import { openRanks } from '../../src/parallel/ranks.ts';
 import type { StepMetrics } from '../../src/report/metrics.ts';
 import { type LoopOptions, trainLoop } from '../../src/train/loop.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { KEEP_ALL } from '../../src/train/recompute.ts';
 import { NEVER } from '../../src/train/save_plan.ts';
 import { ShardedOptimizer } from '../../src/train/sharded_optimizer.ts';
-import { batchOf, referenceRecords, reportInto, unlabelled } from '../support/batches.ts';
+import { batchOf, microBatchesOf, referenceRecords, reportInto } from '../support/batches.ts';
 import { tinyLlava } from '../support/llava.ts';
 import { torchEngine } from '../support/torch.ts';
 
@@ -50,23 +52,10 @@ const place = readPlace(process.env);
 const group = place ? await joinGroup(place, 60, process.env) : ALONE;
 const records = referenceRecords(engine);
 
-/**
- * Four micro batches for up to four ranks: with pictures, mixed, text alone, and nothing labelled; every fifth step is text
- * alone on all ranks, and they take turns.
- */
-function microBatches(step: number): MicroBatch[] {
-  const { micro, textOnly } = records;
-  const all =
-    step % 5 === 4
-      ? [0, 1, 2, 3].map((i) => micro([textOnly], step + i))
-      : [micro([0, 1], step), micro([2, 0], step + 1), micro([textOnly], step + 2), unlabelled(micro([1], step + 3))];
-  return all.map((_, i) => all[(i + step) % 4]!);
-}
-
 async function* shares(tensors: number[]): AsyncGenerator<GlobalBatch> {
   for (let step = 0; ; step++) {
     tensors.push(engine.memory().tensors);
-    const own = microBatches(step).filter((_, i) => i % group.size === group.rank);
+    const own = microBatchesOf(records, step).filter((_, i) => i % group.size === group.rank);
     yield batchOf(own, (step + 1) * 6);
   }
 }
@@ -96,7 +85,7 @@ async function run({ name, llm, recompute, reduction, sharded, lowPrecision }: S
       optimizer,
       schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: 20 },
       batches: shares(tensors),
-      group,
+      ranks: openRanks(group, makeMesh(group.size, 1, 1)),
       reduction: shared ?? gradientReduction(engine, group, trainable, BUCKETS),
       report: reportInto(lines),
       save: async () => {},

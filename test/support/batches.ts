@@ -93,6 +93,18 @@ export const unlabelled = (micro: MicroBatch): MicroBatch => ({
   labelTargets: new Int32Array(0),
 });
 
+/**
+ * Four micro batches for up to four ranks: with pictures, mixed, text alone, and nothing labelled; every fifth step is text
+ * alone on all ranks, and they take turns.
+ */
+export function microBatchesOf({ micro, textOnly }: Records, step: number): MicroBatch[] {
+  const all =
+    step % 5 === 4
+      ? [0, 1, 2, 3].map((i) => micro([textOnly], step + i))
+      : [micro([0, 1], step), micro([2, 0], step + 1), micro([textOnly], step + 2), unlabelled(micro([1], step + 3))];
+  return all.map((_, i) => all[(i + step) % 4]!);
+}
+
 export const batchOf = (microBatches: MicroBatch[], consumedSamples: number): GlobalBatch => ({
   microBatches,
   labelTokens: microBatches.reduce((sum, { labelRows }) => sum + labelRows.length, 0),

@@ -9,7 +9,7 @@ import { saveCheckpoint } from '../../src/checkpoint/write_folder.ts';
 import type { GlobalBatch, MicroBatch } from '../../src/data/types.ts';
 import type { NevaModel, NevaOptions } from '../../src/model/neva.ts';
 import { NO_REDUCTION } from '../../src/parallel/data.ts';
-import { ALONE } from '../../src/parallel/group.ts';
+import { SINGLE } from '../../src/parallel/ranks.ts';
 import type { StepMetrics } from '../../src/report/metrics.ts';
 import { type LoopOptions, type Position, trainLoop } from '../../src/train/loop.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
@@ -85,7 +85,7 @@ async function run({
       optimizer,
       schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: 20 },
       batches: source(),
-      group: ALONE,
+      ranks: SINGLE,
       reduction: NO_REDUCTION,
       report: reportInto(lines, stop.signal),
       save: async (position) => {

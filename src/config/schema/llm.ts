@@ -17,7 +17,7 @@ export const architecture = {
   vocab_size: int(null, "Tokens; null = from the checkpoint, or the tokenizer's", { min: 1 }),
   make_vocab_size_divisible_by: int(
     128,
-    'Pad the embedding to a multiple of this times tensor_model_parallel_size; the padding takes no part',
+    'Pad the embedding to a multiple of this, unless ranks share it out; the padding takes no part',
     { min: 1 },
   ),
   position_embedding_type: choice(

@@ -51,6 +51,7 @@ export interface Native {
     prefix: string,
     address: string,
     networkInterface: string,
+    who: string,
   ): number;
   closeGroup(group: number): void;
   allReduce(group: number, tensors: Handle[]): number;
@@ -60,8 +61,17 @@ export interface Native {
   send(group: number, tensor: Handle, rank: number, tag: number): number;
   receive(group: number, tensor: Handle, rank: number, tag: number): number;
   barrier(group: number): number;
+  /** Messages and bytes of each kind, in turn. */
+  traffic(group: number): number[];
   workDone(work: number): boolean;
   waitWork(work: number): void;
+
+  // Collectives that can be differentiated; see native/tensor_parallel.h.
+  tpEnter(group: number, x: Handle): Handle;
+  tpLeave(group: number, x: Handle): Handle;
+  tpGatherRows(group: number, own: Handle, rows: number): Handle;
+  tpScatterRows(group: number, summands: Handle): Handle;
+  tpCrossEntropy(group: number, logits: Handle, targets: Handle, first: number): Handle;
 
   memory(): { bytes: number; peakBytes: number; cachedBytes: number };
   resetPeakMemory(): void;

@@ -1,0 +1,140 @@
+/**
+ * One rank of share.test.ts: trains a tiny LLaVA whose language model and projector begin at random, its layers and blocks
+ * shared out in several ways. Rank 0 writes figures, weights and moments, brought together as for a checkpoint.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { openWeights } from '../../src/checkpoint/weights.ts';
+import type { GlobalBatch } from '../../src/data/types.ts';
+import { NevaModel } from '../../src/model/neva.ts';
+import type { NevaShape } from '../../src/model/shapes.ts';
+import { readPlace } from '../../src/parallel/environment.ts';
+import { ALONE, joinGroup } from '../../src/parallel/group.ts';
+import { makeMesh } from '../../src/parallel/mesh.ts';
+import { openRanks, type Ranks } from '../../src/parallel/ranks.ts';
+import { tensorSplit } from '../../src/parallel/tensor.ts';
+import type { StepMetrics } from '../../src/report/metrics.ts';
+import { gatheredTensors } from '../../src/train/gather.ts';
+import { trainLoop } from '../../src/train/loop.ts';
+import { optimizerOver } from '../../src/train/open_optimizer.ts';
+import { KEEP_ALL } from '../../src/train/recompute.ts';
+import { NEVER } from '../../src/train/save_plan.ts';
+import { batchOf, microBatchesOf, referenceRecords, reportInto } from '../support/batches.ts';
+import { fixture } from '../support/fixtures.ts';
+import { torchEngine } from '../support/torch.ts';
+
+export interface Sharing {
+  name: string;
+  stage: 'pretrain' | 'finetune';
+  tensor: number;
+  pipeline: number;
+  sequence: boolean;
+  sharded: boolean;
+  recompute: boolean;
+}
+
+export interface Outcome {
+  name: string;
+  lines: StepMetrics[];
+  /** Live tensors at the beginning of each step. */
+  tensors: number[];
+  /** Weights, exp_avg and exp_avg_sq, whole. */
+  values: [string, number[]][];
+}
+
+const STEPS = 20;
+const [out = '', sharings = '[]'] = process.argv.slice(2);
+const engine = torchEngine();
+const place = readPlace(process.env);
+const group = place ? await joinGroup(place, 60, process.env) : ALONE;
+const records = referenceRecords(engine);
+const tower = openWeights(fixture('llava/vision'));
+
+/** Heads and groups for four ranks; a vocabulary that is not divisible, a head size that is not C/H. */
+const shape: NevaShape = {
+  llm: {
+    numLayers: 4,
+    hiddenSize: 48,
+    ffnHiddenSize: 80,
+    numAttentionHeads: 8,
+    numQueryGroups: 4,
+    headDim: 8,
+    vocabSize: 97,
+    normEpsilon: 1e-5,
+    rotaryBase: 10_000,
+    maxPositions: 128,
+    tiedEmbeddings: false,
+  },
+  vision: { ...tower.config!.vision!, selectLayer: -2, classTokenLength: 1 },
+  projector: { type: 'mlp2x_gelu', inputSize: tower.config!.vision!.hiddenSize, outputSize: 48 },
+};
+
+async function* shares({ at, mesh }: Ranks, tensors: number[]): AsyncGenerator<GlobalBatch> {
+  for (let step = 0; ; step++) {
+    tensors.push(engine.memory().tensors);
+    const own = microBatchesOf(records, step).filter((_, i) => i % mesh.data === at.data);
+    yield batchOf(own, (step + 1) * 6);
+  }
+}
+
+async function run({ name, stage, tensor, pipeline, sequence, sharded, recompute }: Sharing): Promise<Outcome> {
+  const ranks = openRanks(group, makeMesh(group.size, tensor, pipeline));
+  engine.seed(7);
+  const llm = stage === 'finetune';
+  const model = new NevaModel(engine, shape, {
+    sources: { vision_encoder: tower.source(engine, 'vision') },
+    split: tensorSplit(ranks.tensor, sequence),
+    init: { std: 0.15, scaled: false },
+  });
+  for (const part of model.parts) {
+    for (const each of part.parameters) each.trainable = part.name === 'projector' || (part.name === 'llm' && llm);
+  }
+  const trainable = model.parameters.filter((parameter) => parameter.trainable);
+  const { optimizer, reduction } = optimizerOver(engine, ranks, trainable, {
+    betas: [0.9, 0.95],
+    eps: 1e-8,
+    weightDecay: 0.1,
+    clip: 0.5,
+    sharded,
+    buckets: { bytes: 20_000, overlap: true },
+  });
+  const lines: StepMetrics[] = [];
+  const tensors: number[] = [];
+  await trainLoop(
+    {
+      engine,
+      model,
+      optimizer,
+      schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: STEPS },
+      batches: shares(ranks, tensors),
+      ranks,
+      reduction,
+      report: reportInto(lines),
+      save: async () => {},
+      validate: async () => Number.NaN,
+    },
+    {
+      maxSteps: STEPS,
+      save: NEVER,
+      validateEvery: 0,
+      lossReduction: 'tokens',
+      recompute: recompute ? { granularity: 'full', method: 'uniform', layers: 1 } : KEEP_ALL,
+      trains: { llm, projector: true, vision: false },
+      peakFlops: null,
+    },
+    { step: 0, epoch: 0, consumedSamples: 0, valLoss: null },
+  );
+  const values: [string, number[]][] = [];
+  optimizer.withWhole((moments) => {
+    const whole = gatheredTensors(engine, ranks, trainable, moments);
+    for (const { name: key, bytes } of whole ? [...whole.weights, ...whole.moments] : []) {
+      values.push([key, [...new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)]]);
+    }
+  });
+  return { name, lines, tensors, values };
+}
+
+const outcomes: Outcome[] = [];
+for (const sharing of JSON.parse(sharings) as Sharing[]) outcomes.push(await run(sharing));
+writeFileSync(join(out, `world-${group.size}-rank-${group.rank}.json`), JSON.stringify(outcomes));
+group.close();
