@@ -64,10 +64,10 @@ for (const [world, sharings] of Object.entries(byWorld)) {
       lines.forEach((line, step) => {
         const alone = expected.lines[step]!;
         for (const key of ['loss', 'grad_norm'] as const) {
-          const difference = Math.abs(line[key] - alone[key]);
+          const [own, wanted] = [line[key]!, alone[key]!];
           assert.ok(
-            difference <= 1e-5 * Math.abs(alone[key]),
-            `${name}: ${key} of step ${step + 1} is ${line[key]}, alone ${alone[key]}`,
+            Math.abs(own - wanted) <= 1e-5 * Math.abs(wanted),
+            `${name}: ${key} of step ${step + 1} is ${own}, alone ${wanted}`,
           );
         }
         for (const key of ['tokens', 'label_tokens', 'consumed_samples'] as const) {

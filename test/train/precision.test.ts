@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import type { DType, Parameter } from '../../src/engine/engine.ts';
 import { NO_REDUCTION } from '../../src/parallel/data.ts';
 import { ALONE } from '../../src/parallel/group.ts';
+import { SINGLE } from '../../src/parallel/ranks.ts';
 import type { StepMetrics } from '../../src/report/metrics.ts';
 import { trainLoop } from '../../src/train/loop.ts';
 import { LossScaler } from '../../src/train/loss_scale.ts';
@@ -59,7 +60,7 @@ async function run({ steps, dtype = 'float32', o2 = false, scaler, remainders = 
       optimizer,
       schedule: SCHEDULE,
       batches: batches(),
-      group: ALONE,
+      ranks: SINGLE,
       reduction: NO_REDUCTION,
       scaler: scaler ?? null,
       report: reportInto(lines),
@@ -172,7 +173,7 @@ test('gradients that are not finite at any scale end the run', async () => {
         optimizer,
         schedule: SCHEDULE,
         batches: batches(),
-        group: ALONE,
+        ranks: SINGLE,
         reduction: NO_REDUCTION,
         scaler,
         report: reportInto([]),
