@@ -49,7 +49,7 @@ export async function train(
     dataParallelRank: ranks.at.data,
     dataParallelSize: ranks.mesh.data,
   };
-  const featureFolder = await visionFeatures({ engine, config, assembled, data: bare, group, report });
+  const featureFolder = await visionFeatures({ engine, config, assembled, data: bare, ranks, report });
   const data = { ...bare, featureFolder };
   const resumed = run.lastCheckpoint ? readCheckpoint(run.lastCheckpoint) : null;
   const start = resumed ? positionOf(resumed) : BEGINNING;
@@ -85,15 +85,15 @@ async function visionFeatures({
   config,
   assembled,
   data,
-  group,
+  ranks,
   report,
-}: Pick<Setting, 'engine' | 'config' | 'assembled' | 'data' | 'group' | 'report'>): Promise<string | null> {
+}: Pick<Setting, 'engine' | 'config' | 'assembled' | 'data' | 'ranks' | 'report'>): Promise<string | null> {
   const { vision_cache: root } = config.model.data;
   if (root === null) return null;
   const { fillVisionCache } = await import('./vision_cache.ts');
   const validation = validationOptions(config, data);
   const all = validation ? [data, validation] : [data];
-  const { folder, pictures, encoded } = await fillVisionCache(engine, assembled.model, all, root, group, (done, of) =>
+  const { folder, pictures, encoded } = await fillVisionCache(engine, assembled.model, all, root, ranks.world, (done, of) =>
     report.log.info(`vision cache: ${done} of ${of} pictures encoded`),
   );
   report.log.info(`vision cache ${folder}: ${pictures} pictures, ${encoded} of them encoded now`);
