@@ -129,7 +129,9 @@ export class NevaModel {
     const engine = this.#engine;
     const { from, to } = this.#ownPictures(input);
     const shape = [1, featuresPerImage(this.shape.vision), this.shape.vision.hiddenSize];
-    const each = places.slice(from, to).map(({ file, offset }) => engine.fromFile(file, offset, shape, this.#computeDtype));
+    const each = places
+      .slice(from, to)
+      .map(({ file, offset }) => engine.fromFile(file, offset, shape, this.#computeDtype));
     return engine.concat(each, 0);
   }
 

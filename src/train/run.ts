@@ -93,8 +93,13 @@ async function visionFeatures({
   const { fillVisionCache } = await import('./vision_cache.ts');
   const validation = validationOptions(config, data);
   const all = validation ? [data, validation] : [data];
-  const { folder, pictures, encoded } = await fillVisionCache(engine, assembled.model, all, root, ranks.world, (done, of) =>
-    report.log.info(`vision cache: ${done} of ${of} pictures encoded`),
+  const { folder, pictures, encoded } = await fillVisionCache(
+    engine,
+    assembled.model,
+    all,
+    root,
+    ranks.world,
+    (done, of) => report.log.info(`vision cache: ${done} of ${of} pictures encoded`),
   );
   report.log.info(`vision cache ${folder}: ${pictures} pictures, ${encoded} of them encoded now`);
   return folder;
