@@ -119,6 +119,9 @@ function scan(file: number, path: string): { starts: number[]; ends: number[] } 
   for (;;) {
     const count = readSync(file, chunk, 0, CHUNK, offset);
     if (count === 0) break;
+    const view = chunk.subarray(0, count);
+    /** Next backslash from the last place that one was looked for; −1: none in this chunk. */
+    let slash = -2;
     let at = 0;
     // A byte-order mark is not JSON, but editors leave it.
     if (offset === 0 && count >= 3 && chunk[0] === 0xef && chunk[1] === 0xbb && chunk[2] === 0xbf) at = 3;
@@ -144,8 +147,15 @@ function scan(file: number, path: string): { starts: number[]; ends: number[] } 
       }
       if (inString) {
         if (escaped) escaped = false;
-        else if (byte === BACKSLASH) escaped = true;
-        else if (byte === QUOTE) inString = false;
+        else {
+          // Most of a file is strings: on to what may end one. Backslashes are rare, so the next one is kept.
+          if (slash !== -1 && slash < at) slash = view.indexOf(BACKSLASH, at);
+          const quote = view.indexOf(QUOTE, at);
+          const isEscape = slash >= 0 && (quote < 0 || slash < quote);
+          at = isEscape ? slash : quote >= 0 ? quote : count - 1;
+          if (isEscape) escaped = true;
+          else if (quote >= 0) inString = false;
+        }
         last = offset + at;
         continue;
       }
