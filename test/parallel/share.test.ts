@@ -44,6 +44,33 @@ async function outcomes(world: number, sharings: Sharing[]): Promise<Outcome[][]
   return results.map((_, rank) => JSON.parse(readFileSync(join(folder, `world-${world}-rank-${rank}.json`), 'utf8')));
 }
 
+/** Of share_rank.ts's model. */
+const [L, C, FLOAT32] = [4, 48, 4];
+
+/**
+ * Bytes of whole tensors in finetuning, by the counts of the papers: a block has two sums forward and two backward (Shoeybi et
+ * al. 2019, section 3), of B·T positions, each an all-reduce or, with own rows, a reduce-scatter and an all-gather (Korthikanti
+ * et al. 2022, section 4.2.2); recomputation runs the forward ones again. What is neva's own: the last block's MLP and the head see
+ * the M labelled positions only, and the loss takes three numbers a label.
+ */
+function expectedBytes({ sequence: rows, recompute: again }: Sharing, { positions, labels }: Outcome['work']) {
+  const [whole, some] = [FLOAT32 * C * positions, FLOAT32 * C * labels];
+  const forward = again ? 2 : 1;
+  // Blocks but the last: two sums each way. The last: attention in; output and MLP out; MLP in. Head in.
+  const sumsOut = 2 * (L - 1) * forward;
+  const gradsIn = 2 * (L - 1) + 1;
+  const ofLabels = some * (2 * forward + 2) + 3 * FLOAT32 * labels;
+  if (!rows) return { allReduce: whole * (1 + sumsOut + gradsIn) + ofLabels, allGather: 0, reduceScatter: 0 };
+  const enters = (2 * (L - 1) + 1) * forward;
+  return {
+    allReduce: ofLabels,
+    allGather: whole * (enters + 2 * (L - 1) + 1),
+    reduceScatter: whole * (1 + sumsOut + gradsIn),
+  };
+}
+
+/** Every rank's outcomes in the world of four. */
+let inFours: Outcome[][];
 let single: Record<Sharing['stage'], Outcome>;
 before(async () => {
   const [[pretrain, finetune] = []] = await outcomes(
@@ -56,6 +83,7 @@ before(async () => {
 for (const [world, sharings] of Object.entries(byWorld)) {
   test(`20 steps on ${world} ranks, shared out in ${sharings.length} ways`, async () => {
     const ranks = await outcomes(Number(world), sharings);
+    if (world === '4') inFours = ranks;
     sharings.forEach(({ name, stage }, i) => {
       const { lines, values, tensors } = ranks[0]![i]!;
       const expected = single[stage];
@@ -84,3 +112,16 @@ for (const [world, sharings] of Object.entries(byWorld)) {
     });
   });
 }
+
+test('messages of a group that shares the layers have the bytes of the formulas', () => {
+  const counted = byWorld[4]!.flatMap((sharing, i) => {
+    const { traffic, work } = inFours[0]![i]!;
+    return traffic && sharing.stage === 'finetune' ? [{ sharing, traffic, work }] : [];
+  });
+  assert.deepEqual(new Set(counted.map(({ sharing }) => sharing.sequence)), new Set([true, false]));
+  for (const { sharing, traffic, work } of counted) {
+    const { allReduce, allGather, reduceScatter } = traffic;
+    const bytes = { allReduce: allReduce.bytes, allGather: allGather.bytes, reduceScatter: reduceScatter.bytes };
+    assert.deepEqual(bytes, expectedBytes(sharing, work), sharing.name);
+  }
+});

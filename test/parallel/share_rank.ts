@@ -9,7 +9,7 @@ import type { GlobalBatch } from '../../src/data/types.ts';
 import { NevaModel } from '../../src/model/neva.ts';
 import type { NevaShape } from '../../src/model/shapes.ts';
 import { readPlace } from '../../src/parallel/environment.ts';
-import { ALONE, joinGroup } from '../../src/parallel/group.ts';
+import { ALONE, joinGroup, type Traffic } from '../../src/parallel/group.ts';
 import { makeMesh } from '../../src/parallel/mesh.ts';
 import { openRanks, type Ranks } from '../../src/parallel/ranks.ts';
 import { tensorSplit } from '../../src/parallel/tensor.ts';
@@ -38,6 +38,10 @@ export interface Outcome {
   lines: StepMetrics[];
   /** Live tensors at the beginning of each step. */
   tensors: number[];
+  /** Of the rank's labelled micro batches: positions ΣB·T and labels ΣM. */
+  work: { positions: number; labels: number };
+  /** Messages of the group that shares the layers; null where other messages travel in it too. */
+  traffic: Traffic | null;
   /** Weights, exp_avg and exp_avg_sq, whole. */
   values: [string, number[]][];
 }
@@ -69,10 +73,15 @@ const shape: NevaShape = {
   projector: { type: 'mlp2x_gelu', inputSize: tower.config!.vision!.hiddenSize, outputSize: 48 },
 };
 
-async function* shares({ at, mesh }: Ranks, tensors: number[]): AsyncGenerator<GlobalBatch> {
+async function* shares({ at, mesh }: Ranks, tensors: number[], work: Outcome['work']): AsyncGenerator<GlobalBatch> {
   for (let step = 0; ; step++) {
     tensors.push(engine.memory().tensors);
     const own = microBatchesOf(records, step).filter((_, i) => i % mesh.data === at.data);
+    for (const { batch, length, labelRows } of own) {
+      if (labelRows.length === 0) continue;
+      work.positions += batch * length;
+      work.labels += labelRows.length;
+    }
     yield batchOf(own, (step + 1) * 6);
   }
 }
@@ -100,13 +109,14 @@ async function run({ name, stage, tensor, pipeline, sequence, sharded, recompute
   });
   const lines: StepMetrics[] = [];
   const tensors: number[] = [];
+  const work = { positions: 0, labels: 0 };
   await trainLoop(
     {
       engine,
       model,
       optimizer,
       schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: STEPS },
-      batches: shares(ranks, tensors),
+      batches: shares(ranks, tensors, work),
       ranks,
       reduction,
       report: reportInto(lines),
@@ -124,6 +134,7 @@ async function run({ name, stage, tensor, pipeline, sequence, sharded, recompute
     },
     { step: 0, epoch: 0, consumedSamples: 0, valLoss: null },
   );
+  const traffic = ranks.tensor === ranks.world ? null : ranks.tensor.traffic();
   const values: [string, number[]][] = [];
   optimizer.withWhole((moments) => {
     const whole = gatheredTensors(engine, ranks, trainable, moments);
@@ -131,7 +142,7 @@ async function run({ name, stage, tensor, pipeline, sequence, sharded, recompute
       values.push([key, [...new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)]]);
     }
   });
-  return { name, lines, tensors, values };
+  return { name, lines, tensors, work, traffic, values };
 }
 
 const outcomes: Outcome[] = [];
