@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import type { GlobalBatch } from '../../src/data/types.ts';
 import { NevaModel } from '../../src/model/neva.ts';
-import type { NevaShape } from '../../src/model/shapes.ts';
+import type { GptBlock, NevaShape } from '../../src/model/shapes.ts';
 import { readPlace } from '../../src/parallel/environment.ts';
 import { ALONE, joinGroup, type Traffic } from '../../src/parallel/group.ts';
 import { makeMesh } from '../../src/parallel/mesh.ts';
@@ -26,6 +26,8 @@ import { torchEngine } from '../support/torch.ts';
 export interface Sharing {
   name: string;
   stage: 'pretrain' | 'finetune';
+  /** Learned positions, LayerNorm1p, GELU and biases, instead of LLaMA's blocks. */
+  gpt: boolean;
   tensor: number;
   pipeline: number;
   sequence: boolean;
@@ -86,11 +88,19 @@ async function* shares({ at, mesh }: Ranks, tensors: number[], work: Outcome['wo
   }
 }
 
-async function run({ name, stage, tensor, pipeline, sequence, sharded, recompute }: Sharing): Promise<Outcome> {
+const GPT: GptBlock = {
+  normalization: 'layernorm1p',
+  activation: 'gelu',
+  positions: 'learned_absolute',
+  rotaryPercentage: 0,
+  bias: true,
+};
+
+async function run({ name, stage, gpt, tensor, pipeline, sequence, sharded, recompute }: Sharing): Promise<Outcome> {
   const ranks = openRanks(group, makeMesh(group.size, tensor, pipeline));
   engine.seed(7);
   const llm = stage === 'finetune';
-  const model = new NevaModel(engine, shape, {
+  const model = new NevaModel(engine, gpt ? { ...shape, llm: { ...shape.llm, gpt: GPT } } : shape, {
     sources: { vision_encoder: tower.source(engine, 'vision') },
     split: tensorSplit(ranks.tensor, sequence),
     init: { std: 0.15, scaled: false },
