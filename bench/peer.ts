@@ -6,6 +6,11 @@ export interface Answer {
   seconds: number;
   loss: number;
   peak_rss_bytes: number;
+  /** Of the device, where it is not the host. */
+  peak_tensor_bytes?: number;
+  /** neva's ready line: operations that a step cannot do without. */
+  flops?: number;
+  flops_per_s?: number;
 }
 
 export class Peer {

@@ -63,6 +63,7 @@ static const Export kExports[] = {
     {"tpCrossEntropy", entry<tp_cross_entropy>},
     // memory.cpp
     {"memory", entry<memory>},
+    {"deviceMemory", entry<device_memory>},
     {"resetPeakMemory", entry<reset_peak_memory>},
 };
 

@@ -15,6 +15,15 @@
 #include <set>
 #include <unordered_map>
 
+#ifdef NEVA_CUDA
+#include <ATen/Context.h>
+#include <torch/headeronly/version.h>
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9
+#include <c10/core/CachingDeviceAllocator.h>
+#define NEVA_DEVICE_STATS 1
+#endif
+#endif
+
 namespace neva {
 namespace {
 
@@ -178,7 +187,27 @@ napi_value memory(Call& call) {
   return out;
 }
 
+// The first GPU's tensors, in LibTorch's own count; null in a build without GPUs, and in LibTorch before 2.9.
+napi_value device_memory(Call& call) {
+  napi_value out;
+#ifdef NEVA_DEVICE_STATS
+  if (at::hasCUDA()) {
+    const auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(0);
+    const auto& bytes = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+    check(napi_create_object(call.env, &out));
+    check(napi_set_named_property(call.env, out, "bytes", number(call.env, static_cast<double>(bytes.current))));
+    check(napi_set_named_property(call.env, out, "peakBytes", number(call.env, static_cast<double>(bytes.peak))));
+    return out;
+  }
+#endif
+  check(napi_get_null(call.env, &out));
+  return out;
+}
+
 napi_value reset_peak_memory(Call&) {
+#ifdef NEVA_DEVICE_STATS
+  if (at::hasCUDA()) c10::getDeviceAllocator(c10::DeviceType::CUDA)->resetPeakStats(0);
+#endif
   std::lock_guard<std::mutex> lock(mutex);
   peak_bytes = live_bytes;
   return nullptr;

@@ -7,6 +7,7 @@ namespace neva {
 void install_cpu_allocator();
 
 napi_value memory(Call& call);             // () → {bytes, peakBytes, cachedBytes} of the CPU allocator
+napi_value device_memory(Call& call);  // () → {bytes, peakBytes} of the first GPU, or null
 napi_value reset_peak_memory(Call& call);  // ()
 
 }  // namespace neva

@@ -13,7 +13,8 @@ input) tells {"peak_rss_bytes"} and ends. A driver can thus alternate it with ne
 What makes it a fair peer: SDPA attention, fused AdamW, gradient clipping, the tower (and in pretrain the LLM) without
 requires_grad so that autograd records nothing below the projector, gradients set to None, the KV cache off, data ready
 before the clock starts, as many threads as neva gets. dtype `bfloat16` holds the weights themselves in bfloat16;
-`bf16-autocast` keeps float32 weights and computes under autocast.
+`bf16-autocast` keeps float32 weights and computes under autocast. "compile": true runs the model through torch.compile;
+"device": "cuda" puts it on the GPU; "attention": "eager" or "flash_attention_2" takes the place of SDPA.
 """
 
 import contextlib
@@ -31,6 +32,9 @@ import transformers  # noqa: E402
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration  # noqa: E402
 
 BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+DEVICE = spec.get("device", "cpu")
 
 
 def peak_rss() -> int:
@@ -52,13 +56,13 @@ def build() -> LlavaForConditionalGeneration:
         image_token_index=llm["vocab"] - 1,
         image_seq_length=(clip["image"] // clip["patch"]) ** 2,
     )
-    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation=spec.get("attention", "sdpa"))
     model = model.bfloat16() if spec["dtype"] == "bfloat16" else model.float()
     trained = ("multi_modal_projector",) if spec["stage"] == "pretrain" else (
         "multi_modal_projector", "language_model", "lm_head")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(part in name for part in trained))
-    return model.train()
+    return model.to(DEVICE).train()
 
 
 def make_batch(model: LlavaForConditionalGeneration) -> dict[str, torch.Tensor]:
@@ -72,12 +76,13 @@ def make_batch(model: LlavaForConditionalGeneration) -> dict[str, torch.Tensor]:
     labelled = max(1, round(text * spec.get("labelFraction", 0.5)))
     labels[:, -labelled:] = ids[:, -labelled:]
     dtype = torch.bfloat16 if spec["dtype"] == "bfloat16" else torch.float32
-    return {
+    made = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "labels": labels,
         "pixel_values": torch.randn(batch, 3, side, side).to(dtype),
     }
+    return {name: tensor.to(DEVICE) for name, tensor in made.items()}
 
 
 def main() -> None:
@@ -89,11 +94,14 @@ def main() -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=spec.get("lr", 1e-4), betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     autocast = spec["dtype"] == "bf16-autocast"
+    forward = torch.compile(model) if spec.get("compile") else model
+    if spec.get("recompute"):
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def step() -> dict[str, float]:
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
-            loss = model(**batch).loss
+        with torch.autocast(DEVICE, torch.bfloat16) if autocast else contextlib.nullcontext():
+            loss = forward(**batch).loss
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -127,7 +135,8 @@ def main() -> None:
                 tell(step())
             elif request:
                 tell({"error": f"unknown request {request!r}: step or quit"})
-    tell({"peak_rss_bytes": peak_rss(), "rss_before_model_bytes": rss_before})
+    device_peak = {"peak_tensor_bytes": torch.cuda.max_memory_allocated()} if DEVICE == "cuda" else {}
+    tell({"peak_rss_bytes": peak_rss(), "rss_before_model_bytes": rss_before, **device_peak})
 
 
 main()

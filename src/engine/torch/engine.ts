@@ -59,7 +59,7 @@ export class TorchEngine implements Engine {
   keep = keep;
 
   memory(): MemoryFigures {
-    const { bytes, peakBytes } = native().memory();
+    const { bytes, peakBytes } = (this.device === 'cpu' ? null : native().deviceMemory()) ?? native().memory();
     return { tensors: native().liveTensors(), bytes, peakBytes };
   }
 

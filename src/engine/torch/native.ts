@@ -74,6 +74,8 @@ export interface Native {
   tpCrossEntropy(group: number, logits: Handle, targets: Handle, first: number): Handle;
 
   memory(): { bytes: number; peakBytes: number; cachedBytes: number };
+  /** Of the first GPU; null where there is none, or LibTorch does not tell. */
+  deviceMemory(): { bytes: number; peakBytes: number } | null;
   resetPeakMemory(): void;
 }
 
