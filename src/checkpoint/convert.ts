@@ -11,7 +11,7 @@ import { llmConfig } from './hf_llm.ts';
 import { imageTokenOf } from './image_token.ts';
 import { type Layout, type Part, partOf, writeName } from './names.ts';
 import { type NemoOutput, writeNemo } from './nemo_write.ts';
-import { addTower, openWhole, type WholeModel } from './parts.ts';
+import { addTower, openWhole, useAverages, type WholeModel } from './parts.ts';
 import { readTensor, streamTensor } from './pieces.ts';
 import { byteLength, type TensorEntry, type TensorToWrite } from './safetensors.ts';
 import { load } from './weights.ts';
@@ -30,6 +30,8 @@ export interface ConvertOptions {
   pp: number;
   /** Hugging Face's layouts and LLaVA's: weights are cut into files of at most so many bytes; one file unless given. */
   maxShardBytes?: number;
+  /** Moving averages in the place of the weights; of a checkpoint of neva's. */
+  ema?: boolean;
   /** Told after every tensor: bytes written, and bytes in all. */
   onProgress?: (done: number, total: number) => void;
 }
@@ -52,6 +54,7 @@ export function convert(engine: Engine | null, asked: ConvertOptions): Converted
     throw mistake({ where: '--tp, --pp', problem: `${asked.to} is not split`, fix: 'leave them out' });
   }
   const whole = openWhole(asked.from);
+  if (asked.ema) useAverages(whole, asked.from);
   const note = untrainedTokens(whole);
   const options = { ...asked, part: asked.part === 'all' ? wholePart(whole) : asked.part };
   const wanted = wantedParts(whole, options, isNemo);

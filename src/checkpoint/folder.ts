@@ -5,6 +5,7 @@
  *       model.safetensors       parameters that trained, and the projector, under neva's (llava-hf's) names
  *       projector.safetensors   the projector once more, alone
  *       optimizer.safetensors   exp_avg.NAME and exp_avg_sq.NAME
+ *       ema.safetensors         moving averages of what trains, where exp_manager.ema is on
  *       state.json              position, random state, where the frozen parts are
  *       config.json             the whole model's shapes, as Hugging Face writes them
  *       config.yaml             the run's configuration
@@ -57,6 +58,9 @@ export interface CheckpointState {
   /** Of float16 training (src/train/loss_scale.ts). */
   lossScale?: { scale: number; good: number; tolerance: number; skipped: number };
 }
+
+/** The moving average of a weight; `rows` as in Parameter. */
+export type Average = Pick<Parameter, 'name' | 'value' | 'rows'>;
 
 export interface CheckpointContent {
   state: CheckpointState;
@@ -169,7 +173,30 @@ export function restore(
 ): void {
   const weights = readSafetensors(join(folder, 'model.safetensors')).entries;
   const moments = readSafetensors(join(folder, 'optimizer.safetensors')).entries;
-  const fill = (
+  const fill = filler(engine, folder);
+  for (const { name, value, main, rows, shard } of parameters) {
+    fill(weights, name, main ?? value, rows, shard);
+    if (main) engine.round(value, main);
+  }
+  for (const [name, { expAvg, expAvgSq }] of optimizer) {
+    // Moments lie in the file as their weight does, which has been compared with the parameter's.
+    const rows = isVocabulary(name) ? weights.get(name)?.shape[0] : undefined;
+    fill(moments, `exp_avg.${name}`, expAvg, rows, shards.get(name));
+    fill(moments, `exp_avg_sq.${name}`, expAvgSq, rows, shards.get(name));
+  }
+}
+
+/** Names of the checkpoints in a folder, oldest first. */
+export function checkpointsIn(dir: string): string[] {
+  if (!existsSync(dir)) return [];
+  return readdirSync(dir)
+    .filter((name) => /^step=\d+$/.test(name))
+    .sort();
+}
+
+/** Fills a tensor, or its first `rows`, with the entry of that name. */
+function filler(engine: Engine, folder: string) {
+  return (
     entries: ReadonlyMap<string, TensorEntry>,
     name: string,
     target: Tensor,
@@ -196,22 +223,11 @@ export function restore(
       engine.assign(target, cutOut(engine, whole, shard));
     });
   };
-  for (const { name, value, main, rows, shard } of parameters) {
-    fill(weights, name, main ?? value, rows, shard);
-    if (main) engine.round(value, main);
-  }
-  for (const [name, { expAvg, expAvgSq }] of optimizer) {
-    // Moments lie in the file as their weight does, which has been compared with the parameter's.
-    const rows = isVocabulary(name) ? weights.get(name)?.shape[0] : undefined;
-    fill(moments, `exp_avg.${name}`, expAvg, rows, shards.get(name));
-    fill(moments, `exp_avg_sq.${name}`, expAvgSq, rows, shards.get(name));
-  }
 }
 
-/** Names of the checkpoints in a folder, oldest first. */
-export function checkpointsIn(dir: string): string[] {
-  if (!existsSync(dir)) return [];
-  return readdirSync(dir)
-    .filter((name) => /^step=\d+$/.test(name))
-    .sort();
+/** Puts a checkpoint's moving averages into tensors of the same names and shapes. */
+export function restoreAverages(engine: Engine, folder: string, averages: readonly Average[]): void {
+  const { entries } = readSafetensors(join(folder, 'ema.safetensors'));
+  const fill = filler(engine, folder);
+  for (const { name, value, rows } of averages) fill(entries, name, value, rows);
 }

@@ -7,6 +7,7 @@ import { type FrozenReference, isCheckpoint, readCheckpoint } from './folder.ts'
 import type { ConfigShapes } from './hf_config.ts';
 import { localPath } from './hub.ts';
 import { type Part, partOf } from './names.ts';
+import { readSafetensors } from './safetensors.ts';
 import { openWeights, type Weights } from './weights.ts';
 
 export interface WholeModel {
@@ -64,6 +65,26 @@ export function addTower(whole: WholeModel, path: string | null): void {
   parts.vision ??= tower;
   const vision = tower.config?.vision;
   if (config && vision) config.vision = { ...vision, ...config.feature };
+}
+
+/** Puts the moving averages of a checkpoint of neva's in the place of the weights that they follow. */
+export function useAverages(whole: WholeModel, folder: string): void {
+  const file = join(folder, 'ema.safetensors');
+  if (!existsSync(file)) {
+    throw mistake({
+      where: folder,
+      problem: 'it holds no moving average of its weights',
+      expected: 'ema.safetensors, which a run with exp_manager.ema.enable=true saves',
+      fix: 'leave --ema out',
+    });
+  }
+  const averages = readSafetensors(file).entries;
+  for (const part of ['llm', 'vision', 'projector'] as const) {
+    const weights = whole.parts[part];
+    if (!weights) continue;
+    const entries = new Map([...weights.entries].map(([name, entry]) => [name, averages.get(name) ?? entry]));
+    whole.parts[part] = { ...weights, entries };
+  }
 }
 
 /** Whether a path names a model itself, and no run or experiment that has one in its checkpoints. */

@@ -18,7 +18,7 @@ import {
 import { basename, join } from 'node:path';
 import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { besideName, syncFolder, writeFileAtomic } from '../files.ts';
-import { type CheckpointContent, checkpointName, fileDigest } from './folder.ts';
+import { type Average, type CheckpointContent, checkpointName, fileDigest } from './folder.ts';
 import { writeConfig } from './hf_config.ts';
 import { writeSafetensors } from './safetensors.ts';
 
@@ -44,19 +44,29 @@ export interface SnapshotTensors {
   weights: readonly SnapshotTensor[];
   /** Named `exp_avg.NAME` and `exp_avg_sq.NAME`. */
   moments: readonly SnapshotTensor[];
+  /** Moving averages, where they are kept. */
+  averages?: readonly SnapshotTensor[] | null;
 }
+
+const entryOf =
+  (engine: Engine) =>
+  (name: string, tensor: Tensor, rows = tensor.shape[0]): SnapshotTensor => ({
+    name,
+    dtype: tensor.dtype,
+    shape: rows === tensor.shape[0] ? [...tensor.shape] : [rows!, ...tensor.shape.slice(1)],
+    bytes: leadingRows(engine, tensor, rows),
+  });
+
+/** Copies of moving averages. */
+export const averagesOf = (engine: Engine, averages: readonly Average[]): SnapshotTensor[] =>
+  averages.map(({ name, value, rows }) => entryOf(engine)(name, value, rows));
 
 /** Copies everything that training will change. Host memory: the weights' bytes in float32, and twice as many of moments. */
 export function tensorsOf(
   engine: Engine,
   { parameters, optimizer }: Pick<CheckpointContent, 'parameters' | 'optimizer'>,
 ): SnapshotTensors {
-  const entry = (name: string, tensor: Tensor, rows = tensor.shape[0]): SnapshotTensor => ({
-    name,
-    dtype: tensor.dtype,
-    shape: rows === tensor.shape[0] ? [...tensor.shape] : [rows!, ...tensor.shape.slice(1)],
-    bytes: leadingRows(engine, tensor, rows),
-  });
+  const entry = entryOf(engine);
   // Padding is a matter of how a run is laid out: with another layout, a checkpoint goes on all the same.
   const rowsOf = new Map(parameters.map(({ name, rows }) => [name, rows]));
   return {
@@ -71,7 +81,7 @@ export function tensorsOf(
 
 export function takeSnapshot(
   content: Omit<CheckpointContent, 'parameters' | 'optimizer'>,
-  { weights, moments }: SnapshotTensors,
+  { weights, moments, averages }: SnapshotTensors,
 ): Snapshot {
   return {
     step: content.state.step,
@@ -79,6 +89,7 @@ export function takeSnapshot(
       ['model.safetensors', weights],
       ['projector.safetensors', weights.filter(({ name }) => name.startsWith('multi_modal_projector.'))],
       ['optimizer.safetensors', moments],
+      ...(averages ? [['ema.safetensors', averages] as [string, SnapshotTensor[]]] : []),
     ],
     texts: [
       ['state.json', `${JSON.stringify(content.state, null, 2)}\n`],

@@ -16,6 +16,7 @@ interface Flags {
   tp: number;
   pp: number;
   maxShardSize: number;
+  ema?: boolean;
 }
 
 const AFTER = `
@@ -58,6 +59,7 @@ export function define(command: Command): void {
         .argParser(size)
         .default(5e9, '5GB'),
     )
+    .option('--ema', "the moving averages of a checkpoint of neva's instead of its weights (exp_manager.ema)")
     .addHelpText('after', AFTER)
     .action(convertCheckpoint);
 }
@@ -80,7 +82,7 @@ function size(text: string): number {
   throw new InvalidArgumentError('expected a size as 5GB, 500MB or 2GiB');
 }
 
-async function convertCheckpoint({ from, to, out, part, dtype, tp, pp, maxShardSize }: Flags): Promise<void> {
+async function convertCheckpoint({ from, to, out, part, dtype, tp, pp, maxShardSize, ema }: Flags): Promise<void> {
   const { convert } = await import('../checkpoint/convert.ts');
   const { modelFolder } = await import('../train/assemble.ts');
   const engine = dtype ? await openCastEngine() : null;

@@ -16,6 +16,7 @@ import { tellBadRecords } from './bad_records.ts';
 import { dataOptions, validationOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
 import { LossScaler } from './loss_scale.ts';
+import { openEma } from './open_ema.ts';
 import { openOptimizer } from './open_optimizer.ts';
 import type { Recompute } from './recompute.ts';
 import { savePlan } from './save_plan.ts';
@@ -134,7 +135,9 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     engine.setRngState(Buffer.from(own, 'base64'));
   }
   sameWeights(engine, ranks, trainable);
-  const { optimizer, reduction } = openOptimizer(engine, ranks, trainable, config);
+  const { optimizer: plain, reduction } = openOptimizer(engine, ranks, trainable, config);
+  const ema = openEma(engine, plain, trainable, config, lastCheckpoint, report);
+  const optimizer = ema ?? plain;
   const shards = new Map(trainable.map(({ name, shard }) => [name, shard ?? null]));
   if (lastCheckpoint) optimizer.load((moments) => restore(engine, lastCheckpoint, [], moments, shards));
 
@@ -150,8 +153,9 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     everySteps: config.trainer.log_every_n_steps,
   });
 
-  const saving = openSaving({ stage, engine, config, run, report, ranks, assembled, data, optimizer, scaler });
+  const saving = openSaving({ stage, engine, config, run, report, ranks, assembled, data, optimizer, ema, scaler });
   const validation = validationOptions(config, data);
+  const loss = () => validate(engine, model, validation!, trainer.limit_val_batches ?? 50, ranks, dropLast);
   const { validation_drop_last: dropLast } = config.model.data;
   const { trainer } = config;
   try {
@@ -167,7 +171,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
         scaler,
         report: { ...report, stop: AbortSignal.any([report.stop, saving.failed]) },
         save: config.exp_manager.create_checkpoint_callback ? saving.save : async () => {},
-        validate: () => validate(engine, model, validation!, trainer.limit_val_batches ?? 50, ranks, dropLast),
+        validate: () => (ema && !config.exp_manager.ema.validate_original_weights ? ema.during(loss) : loss()),
       },
       {
         maxSteps,

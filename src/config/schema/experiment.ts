@@ -83,12 +83,10 @@ export const expManager = section('Folder of the run, checkpoints, resuming', {
   }),
   max_time_per_run: str(null, 'Wall-clock limit', { ...refused('set trainer.max_time') }),
   ema: section('Moving average of the weights', {
-    enable: bool(false, 'Keep one', { ...refused('no moving average is kept; average saved checkpoints instead') }),
-    decay: float(0.9999, 'Weight of the old average', { ...noEffect('no moving average is kept') }),
-    validate_original_weights: bool(false, 'Validate the weights themselves', {
-      ...noEffect('no moving average is kept'),
-    }),
-    every_n_steps: int(1, 'Steps between updates', { ...noEffect('no moving average is kept') }),
-    cpu_offload: bool(false, 'Keep it in host memory', { ...noEffect('no moving average is kept') }),
+    enable: bool(false, 'Keep one of all that trains, in float32; checkpoints hold it in ema.safetensors'),
+    decay: float(0.9999, 'Weight of the old average', { min: 0, max: 1 }),
+    validate_original_weights: bool(false, 'Validate the weights themselves and not their average'),
+    every_n_steps: int(1, 'Steps between updates', { min: 1 }),
+    cpu_offload: bool(false, 'Keep it in host memory', { ...noEffect('it is kept on the device') }),
   }),
 });

@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict';
+import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { convert } from '../../src/checkpoint/convert.ts';
+import { readSafetensors } from '../../src/checkpoint/safetensors.ts';
+import type { Parameter } from '../../src/engine/engine.ts';
+import { isUserError } from '../../src/errors.ts';
+import { packageRoot } from '../../src/root.ts';
+import { EmaOptimizer } from '../../src/train/ema.ts';
+import { Optimizer } from '../../src/train/optimizer.ts';
+import { neva } from '../cli/neva.ts';
+import { tiny } from '../cli/tiny.ts';
+import { torchEngine } from '../support/torch.ts';
+
+const engine = torchEngine();
+const folder = mkdtempSync(join(tmpdir(), 'neva-ema-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+for (const [dtype, everySteps] of [
+  ['float32', 1],
+  ['float32', 3],
+  ['bfloat16', 1],
+] as const) {
+  test(`the average is decay · average + (1 − decay) · weight, every ${everySteps} steps, ${dtype}`, async () => {
+    const main = engine.normal([4, 5], 0, 1);
+    const value = dtype === 'float32' ? main : engine.cast(main, dtype);
+    const parameter: Parameter = {
+      name: 'w',
+      value,
+      main: dtype === 'float32' ? null : main,
+      grad: null,
+      trainable: true,
+      decay: true,
+    };
+    const inner = new Optimizer(engine, [parameter], { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 0 });
+    const decay = 0.9;
+    const ema = new EmaOptimizer(engine, inner, [parameter], { decay, everySteps });
+    let expected = [...engine.read(main)];
+    for (let step = 1; step <= 7; step++) {
+      parameter.grad = engine.normal([4, 5], 0, 1);
+      ema.step(step, 0.1);
+      // The recurrence in float64, from the weights as they are.
+      const weights = engine.read(parameter.main ?? parameter.value);
+      if (step % everySteps === 0) expected = expected.map((average, i) => decay * average + (1 - decay) * weights[i]!);
+    }
+    const found = engine.read(ema.averages[0]!.value);
+    for (const [i, average] of found.entries()) {
+      assert.ok(Math.abs(average - expected[i]!) < 1e-6 * Math.max(1, Math.abs(average)));
+    }
+    const own = parameter.value;
+    const before = engine.bytes(own);
+    const seen = await ema.during(async () => {
+      assert.equal(parameter.value.dtype, dtype);
+      return engine.read(parameter.value);
+    });
+    const rounded = dtype === 'float32' ? found : engine.read(engine.cast(ema.averages[0]!.value, dtype));
+    assert.deepEqual(seen, rounded);
+    assert.equal(parameter.value, own);
+    assert.deepEqual(engine.bytes(own), before);
+    assert.deepEqual(engine.read(ema.averages[0]!.value), found, 'the average lives on');
+  });
+}
+
+test('a run keeps the average, validates with it, goes on with it bit for bit, and convert-checkpoint --ema writes it', () => {
+  const run = (name: string, steps: number, ...more: string[]) => {
+    const { status, stderr } = neva(
+      [
+        'pretrain',
+        `trainer.max_steps=${steps}`,
+        `exp_manager.explicit_log_dir=${join(folder, name)}`,
+        'exp_manager.resume_if_exists=true',
+        'exp_manager.resume_past_end=true',
+        'exp_manager.ema.enable=true',
+        'exp_manager.ema.decay=0.5',
+        'trainer.precision=32',
+        'trainer.val_check_interval=6',
+        'trainer.limit_val_batches=2',
+        'model.optim.sched.max_steps=6',
+        `model.data.validation_data_path=${join(packageRoot, 'data/demo/pretrain.json')}`,
+        ...tiny,
+        ...more,
+      ],
+      { env: { OMP_NUM_THREADS: '1' } },
+    );
+    assert.equal(status, 0, stderr);
+  };
+  run('whole', 6);
+  run('parts', 3);
+  run('parts', 6);
+  run('original', 6, 'exp_manager.ema.validate_original_weights=true');
+  const checkpoint = (name: string) => join(folder, name, 'checkpoints/step=0000006');
+  const file = (name: string, of: string) => readFileSync(join(checkpoint(name), of));
+  assert.deepEqual(file('parts', 'ema.safetensors'), file('whole', 'ema.safetensors'));
+  assert.deepEqual(file('original', 'ema.safetensors'), file('whole', 'ema.safetensors'));
+  assert.notDeepEqual(file('whole', 'projector.safetensors'), file('whole', 'ema.safetensors'));
+  const validated = (name: string) =>
+    readFileSync(join(folder, name, 'metrics.jsonl'), 'utf8')
+      .split('\n')
+      .filter((line) => line.includes('val_loss'));
+  assert.equal(validated('whole').length, 1);
+  assert.equal(JSON.parse(validated('parts')[0]!).val_loss, JSON.parse(validated('whole')[0]!).val_loss);
+  assert.notEqual(JSON.parse(validated('original')[0]!).val_loss, JSON.parse(validated('whole')[0]!).val_loss);
+
+  const options = { to: 'hf', part: 'projector', dtype: null, tp: 1, pp: 1, ema: true } as const;
+  const out = join(folder, 'averaged');
+  convert(null, { ...options, from: checkpoint('whole'), out });
+  const bytes = (path: string) => {
+    const entries = [...readSafetensors(path).entries.values()].sort(
+      (a, b) => a.nbytes - b.nbytes || (a.name < b.name ? -1 : 1),
+    );
+    return entries.map(({ file: at, offset, nbytes }) => readFileSync(at).subarray(offset, offset + nbytes));
+  };
+  assert.deepEqual(bytes(join(out, 'model.safetensors')), bytes(join(checkpoint('whole'), 'ema.safetensors')));
+  const without = join(folder, 'without');
+  cpSync(checkpoint('whole'), without, { recursive: true });
+  rmSync(join(without, 'ema.safetensors'));
+  rmSync(join(without, 'state.json'));
+  assert.throws(
+    () => convert(null, { ...options, from: without, out: join(folder, 'none') }),
+    (error: unknown) => isUserError(error) && /no moving average[\s\S]*ema\.enable=true/.test(error.message),
+  );
+});
