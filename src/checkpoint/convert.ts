@@ -12,9 +12,8 @@ import { imageTokenOf } from './image_token.ts';
 import { type Layout, type Part, partOf, writeName } from './names.ts';
 import { type NemoOutput, writeNemo } from './nemo_write.ts';
 import { addTower, openWhole, useAverages, type WholeModel } from './parts.ts';
-import { readTensor, streamTensor } from './pieces.ts';
-import { byteLength, type TensorEntry, type TensorToWrite } from './safetensors.ts';
-import { load } from './weights.ts';
+import { readTensor, streamTensor, widen } from './pieces.ts';
+import { bytesPerElement, type TensorEntry, type TensorToWrite } from './safetensors.ts';
 import { writeModel } from './write_model.ts';
 
 export interface ConvertOptions {
@@ -236,28 +235,28 @@ function tensorMaker(engine: Engine | null, { dtype, onProgress }: ConvertOption
   };
   return (entry: TensorEntry): TensorToWrite => {
     const { name, shape } = entry;
-    if (dtype && dtype !== entry.dtype) {
-      const data = () => {
-        progress(byteLength(shape, entry.dtype));
-        return castBytes(engine, entry, dtype);
-      };
-      return { name, dtype, shape, data };
-    }
-    const stream = (take: (part: Uint8Array) => void) =>
+    const told = (take: (part: Uint8Array) => void) =>
       streamTensor(entry, (part) => {
         take(part);
         progress(part.length);
       });
-    return { name, dtype: entry.dtype, shape, data: () => readTensor(entry), stream };
+    if (dtype && dtype !== entry.dtype && entry.dtype.includes('float')) {
+      const stream = (take: (part: Uint8Array) => void) =>
+        told((part) => take(castBytes(engine, part, entry.dtype, dtype)));
+      return { name, dtype, shape, data: () => castBytes(engine, readTensor(entry), entry.dtype, dtype), stream };
+    }
+    return { name, dtype: entry.dtype, shape, data: () => readTensor(entry), stream: told };
   };
 }
 
-function castBytes(engine: Engine | null, entry: TensorEntry, dtype: DType): Uint8Array {
+function castBytes(engine: Engine | null, bytes: Uint8Array, from: DType, to: DType): Uint8Array {
   if (!engine) throw new Error('another dtype takes an engine');
-  const stored = load(engine, entry);
-  const cast = engine.cast(stored, dtype);
-  const bytes = engine.bytes(cast);
-  stored.dispose();
+  const values = widen(bytes, from);
+  const [wide, length] = [engine.tensor(values, [values.length]), values.length];
+  const cast = engine.cast(wide, to);
+  const out = engine.bytes(cast);
+  if (out.length !== length * bytesPerElement(to)) throw new Error(`${length} values became ${out.length} bytes`);
+  wide.dispose();
   cast.dispose();
-  return bytes;
+  return out;
 }

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { type ConvertOptions, convert } from '../../src/checkpoint/convert.ts';
 import { writeConfig } from '../../src/checkpoint/hf_config.ts';
+import { readTensor } from '../../src/checkpoint/pieces.ts';
 import { readSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import { writeCheckpoint } from '../../src/checkpoint/write_folder.ts';
@@ -93,7 +94,14 @@ test('a part is a model of its own, with its shape', () => {
 
 test('--dtype rounds to nearest', () => {
   const half = openWeights(converted({ dtype: 'bfloat16' }));
-  for (const { dtype } of half.entries.values()) assert.equal(dtype, 'bfloat16');
+  const exact = openWeights(converted({})).entries;
+  for (const [name, entry] of half.entries) {
+    assert.equal(entry.dtype, 'bfloat16');
+    const bits = new Uint32Array(readTensor(exact.get(name)!).slice().buffer);
+    // To the nearest, ties to even: half of what is cut off, and one less where the last bit kept is even.
+    const rounded = Uint16Array.from(bits, (value) => (value + 0x7fff + ((value >>> 16) & 1)) >>> 16);
+    assert.deepEqual(new Uint16Array(readTensor(entry).slice().buffer), rounded, name);
+  }
 });
 
 test('what stands at --out is left alone, and a failure leaves nothing', () => {
