@@ -1,7 +1,7 @@
 /** `neva launch`: a verb on several ranks, on this machine or, started once on each, on several. */
 import { type Command, InvalidArgumentError } from 'commander';
 import { mistake } from '../errors.ts';
-import { rankCommand } from './ranks.ts';
+import { goingOn, rankCommand } from './ranks.ts';
 
 interface Flags {
   nproc: number;
@@ -9,9 +9,10 @@ interface Flags {
   nodeRank: number;
   rdzv?: string;
   failureTimeout: number;
+  maxRestarts?: number;
 }
 
-const VERBS = ['pretrain', 'finetune'];
+const VERBS = ['pretrain', 'finetune', 'doctor'];
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 function whole(least: number) {
@@ -23,13 +24,18 @@ function whole(least: number) {
 
 export function define(command: Command): void {
   command
-    .argument('<verb>', `what every rank runs: ${VERBS.join(' or ')}`)
+    .argument('<verb>', 'what every rank runs: pretrain, finetune, or doctor --distributed')
     .argument('[args...]', "the verb's flags and overrides")
     .requiredOption('--nproc <n>', 'ranks on this machine', whole(1))
     .option('--nnodes <n>', 'machines, with as many ranks each', whole(1), 1)
     .option('--node-rank <n>', 'number of this machine, from 0', whole(0), 0)
     .option('--rdzv <host:port>', 'where the ranks meet: a free port of machine 0')
     .option('--failure-timeout <seconds>', 'until ranks that hang after a failure are killed', whole(1), 60)
+    .option(
+      '--max-restarts <n>',
+      'times that all start again after a failure (default: trainer.max_restarts)',
+      whole(0),
+    )
     .passThroughOptions()
     .action(async (verb: string, args: string[], flags: Flags) => {
       process.exitCode = await start(verb, args, flags);
@@ -38,7 +44,14 @@ export function define(command: Command): void {
 
 async function start(verb: string, args: string[], flags: Flags): Promise<number> {
   if (!VERBS.includes(verb)) {
-    throw mistake({ where: 'launch', problem: 'this verb has no ranks', expected: VERBS.join(' or '), found: verb });
+    throw mistake({ where: 'launch', problem: 'this verb has no ranks', expected: VERBS.join(', '), found: verb });
+  }
+  if (verb === 'doctor' && !args.includes('--distributed')) {
+    throw mistake({
+      where: 'launch doctor',
+      problem: 'without --distributed it looks at one machine',
+      expected: 'launch … doctor --distributed',
+    });
   }
   const master = meetingPoint(flags);
   const { ensureAddon } = await import('../engine/torch/build.ts');
@@ -46,12 +59,13 @@ async function start(verb: string, args: string[], flags: Flags): Promise<number
   await ensureAddon(say);
   const { launch } = await import('../parallel/launch.ts');
   return launch({
-    command: rankCommand([verb, ...args]),
+    command: (folder) => rankCommand(goingOn(folder, [verb, ...args])),
     processes: flags.nproc,
     nodes: flags.nnodes,
     nodeRank: flags.nodeRank,
     master,
     failureTimeout: flags.failureTimeout,
+    maxRestarts: flags.maxRestarts ?? null,
     env: process.env,
     say,
   });

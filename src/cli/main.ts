@@ -64,11 +64,12 @@ async function exitCode(error: unknown): Promise<number> {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
   const { tellLauncher } = await import('./ranks.ts');
   if (isUserError(error)) {
-    if (!tellLauncher(error.message, error)) console.error(`neva: ${error.message}`);
+    if (!tellLauncher(error.message, false)) console.error(`neva: ${error.message}`);
     return 2;
   }
   const { recordFault } = await import('./fault.ts');
   const line = recordFault(error);
-  if (!tellLauncher(line.replace(/^neva: /, ''), error)) console.error(line);
+  const lost = error instanceof Error && error.name === 'LostRanks';
+  if (!tellLauncher(line.replace(/^neva: /, ''), lost)) console.error(line);
   return 1;
 }

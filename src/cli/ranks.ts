@@ -4,7 +4,7 @@ import type { NevaConfig } from '../config/index.ts';
 import { mistake } from '../errors.ts';
 import { type Place, readPlace } from '../parallel/environment.ts';
 import type { Group } from '../parallel/group.ts';
-import type { RankFailure } from '../parallel/launch.ts';
+import type { RankFailure, RankNews } from '../parallel/launch.ts';
 
 type Trainer = NevaConfig['trainer'];
 
@@ -41,20 +41,35 @@ export function ownPlace({ devices, num_nodes: nodes }: Trainer): Place | null {
   return place;
 }
 
+/** A verb's words with which ranks that are started again go on in the same run folder, whatever the words say of it. */
+export const goingOn = (folder: string | null, [verb, ...rest]: readonly string[]): string[] => [
+  verb!,
+  ...rest,
+  ...(folder === null ? [] : ['--job-folder', folder]),
+];
+
+/** This process is one that a launcher of ours has started. */
+export const isLaunched = (): boolean => process.env.NEVA_LAUNCHED !== undefined;
+
 /** `trainer.devices=N`: this command line once a rank. Returns the exit code of the whole. */
 export async function launchRanks(
-  { devices, failure_timeout: failureTimeout }: Trainer,
+  {
+    devices,
+    failure_timeout: failureTimeout,
+    max_restarts: maxRestarts,
+  }: Pick<Trainer, 'devices' | 'failure_timeout' | 'max_restarts'>,
   args: readonly string[],
   say: (line: string) => void,
 ): Promise<number> {
   const { launch } = await import('../parallel/launch.ts');
   return launch({
-    command: rankCommand(args),
+    command: (folder) => rankCommand(goingOn(folder, args)),
     processes: devices,
     nodes: 1,
     nodeRank: 0,
     master: null,
     failureTimeout,
+    maxRestarts,
     env: process.env,
     say,
   });
@@ -63,6 +78,8 @@ export async function launchRanks(
 /** Joins the other ranks. */
 export async function joinRanks(place: Place | null, trainer: Trainer): Promise<Group> {
   const { ALONE, joinGroup } = await import('../parallel/group.ts');
+  tellNews({ maxRestarts: trainer.max_restarts });
+  endWithLauncher();
   if (place === null) return ALONE;
   const { loadNative } = await import('../engine/torch/native.ts');
   if (trainer.engine === 'tfjs') {
@@ -80,13 +97,12 @@ export async function joinRanks(place: Place | null, trainer: Trainer): Promise<
       found: `${place.world} ranks`,
     });
   }
-  endWithLauncher();
   return joinGroup(place, trainer.collective_timeout, process.env);
 }
 
 /** A launcher that is gone cannot end its ranks: they end by themselves, at the next turn of the event loop. */
-function endWithLauncher(): void {
-  if (process.env.NEVA_LAUNCHED === undefined || !process.channel) return;
+export function endWithLauncher(): void {
+  if (!isLaunched() || !process.channel) return;
   process.once('disconnect', () => {
     console.error('neva: the launcher of this rank is gone');
     process.exit(1);
@@ -94,9 +110,16 @@ function endWithLauncher(): void {
   process.channel.unref();
 }
 
-/** Leaves it to the launcher to tell this failure, once for all ranks; false when there is no launcher of ours. */
-export function tellLauncher(failed: string, error: unknown): boolean {
-  if (process.env.NEVA_LAUNCHED === undefined || !process.send || !process.connected) return false;
-  const message: RankFailure = { failed, lost: error instanceof Error && error.name === 'LostRanks' };
+export function tellNews(news: RankNews): void {
+  if (isLaunched() && process.send && process.connected) process.send(news);
+}
+
+/**
+ * Leaves it to the launcher to tell this failure, once for all ranks; false when there is no launcher of ours.
+ * @param lost another rank is the cause
+ */
+export function tellLauncher(failed: string, lost: boolean): boolean {
+  if (!isLaunched() || !process.send || !process.connected) return false;
+  const message: RankFailure = { failed, lost };
   return process.send(message);
 }

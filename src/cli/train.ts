@@ -11,7 +11,7 @@ import { packageRoot } from '../root.ts';
 import { faultIsIn } from './fault.ts';
 import { addConfigFlags, checkRules, composeOrShow, flagWords, tellNotices } from './hydra.ts';
 import type { SweepFlags } from './multirun.ts';
-import { joinRanks, launchRanks, ownPlace } from './ranks.ts';
+import { isLaunched, joinRanks, launchRanks, ownPlace, tellNews } from './ranks.ts';
 import { isDemo, reduceDemo } from './reduced.ts';
 import { onStopSignals, STOPPED } from './stop.ts';
 
@@ -54,22 +54,37 @@ async function start(stage: Stage, overrides: string[], flags: Flags): Promise<v
   await checkRules(composed, 'train');
   const words = [stage, ...flagWords(flags), ...overrides];
   const { trainer } = composed.config;
-  if (ownPlace(trainer) === null && trainer.devices > 1) {
-    const { ensureAddon } = await import('../engine/torch/build.ts');
-    // Before the ranks start, or each of them would build it.
-    await ensureAddon(say);
+  const place = ownPlace(trainer);
+  if (place === null && !isLaunched() && (trainer.devices > 1 || trainer.max_restarts > 0)) {
+    if (trainer.devices > 1) {
+      const { ensureAddon } = await import('../engine/torch/build.ts');
+      // Before the ranks start, or each of them would build it.
+      await ensureAddon(say);
+    }
     const folder = flags.jobFolder === undefined ? [] : ['--job-folder', flags.jobFolder];
     process.exitCode = await launchRanks(trainer, [...words, ...folder], say);
     return;
   }
-  if ((ownPlace(trainer)?.rank ?? 0) === 0) await tellNotices(composed, 'train');
+  if ((place?.rank ?? 0) === 0) {
+    await tellNotices(composed, 'train');
+    if (place !== null && place.launcher !== 'neva' && trainer.max_restarts > 0) {
+      say(
+        `trainer.max_restarts has no effect: ${place.launcher} has started the ranks, and is who can start them again`,
+      );
+    }
+  }
   await trainStage(stage, composed, overrides, ['neva', ...words]);
 }
 
-/** A job that was left unfinished is gone on with, whatever its files say of resuming: the sweep was started again. */
+/**
+ * A job that was left unfinished is gone on with, whatever its files say of resuming: the sweep was started again, or the
+ * ranks were, even if nothing had been saved.
+ */
 function jobOverrides(folder: string): string[] {
-  const again = existsSync(folder) ? ['++exp_manager.resume_if_exists=true'] : [];
-  return [`++exp_manager.explicit_log_dir=${folder}`, ...again];
+  const resume = ['++exp_manager.resume_if_exists=true', '++exp_manager.resume_ignore_no_checkpoint=true'];
+  const again = existsSync(folder) ? resume : [];
+  // Quoted: a folder may be named with what the grammar of overrides reads otherwise.
+  return [`++exp_manager.explicit_log_dir='${folder.replaceAll("'", "\\'")}'`, ...again];
 }
 
 async function trainStage(
@@ -89,6 +104,7 @@ async function trainStage(
   const group = await joinRanks(place, trainer);
   const folders = await import('../report/run_folder.ts');
   const run = group.share(leads ? folders.openRunFolder(folderOptions(config)) : null, 'rank 0 to open the run folder');
+  tellNews({ folder: run.dir });
   // On a machine that does not share rank 0's disk, for the log.
   if (!leads) mkdirSync(run.dir, { recursive: true });
   tell(run.notice);

@@ -1,14 +1,14 @@
 /**
  * One process per rank on this machine. The first that fails ends all, within a bounded time, and its message is the one
- * that is told; a stop signal reaches every rank; nothing outlives the launcher.
+ * that is told; all can be started again then; a stop signal reaches every rank; nothing outlives the launcher.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { availableParallelism, hostname } from 'node:os';
 
 export interface LaunchOptions {
-  /** Program and arguments of every rank. */
-  command: readonly [string, ...string[]];
+  /** Program and arguments of every rank; `folder`, when they are started again, is the run folder that they go on in. */
+  command(folder: string | null): readonly [string, ...string[]];
   /** Ranks on this machine. */
   processes: number;
   /** Machines with as many ranks each, and which of them this is. */
@@ -18,6 +18,8 @@ export interface LaunchOptions {
   master: { address: string; port: number } | null;
   /** Seconds between the first failure and the end of the ranks that have not ended by themselves. */
   failureTimeout: number;
+  /** How many times all ranks are started again after a failure; null leaves it to what they say (RankNews). */
+  maxRestarts: number | null;
   env: Readonly<Record<string, string | undefined>>;
   say(line: string): void;
 }
@@ -27,6 +29,14 @@ export interface RankFailure {
   failed: string;
   /** Another rank is the cause. */
   lost: boolean;
+}
+
+/** What a rank tells its launcher while all is well; the launcher keeps the last that it heard of each. */
+export interface RankNews {
+  /** trainer.max_restarts. */
+  maxRestarts?: number;
+  /** The run folder, from rank 0. */
+  folder?: string;
 }
 
 interface Ended {
@@ -46,17 +56,65 @@ const GRACE = 2000;
 /** A terminal gives Ctrl-C to the ranks as well: ours must come later, or it would pass for a second one. */
 const AFTER_TERMINAL = 200;
 
-/** Starts the ranks, waits for all of them to end, and returns the exit code of the whole. */
+/** A person or a supervisor wants the whole to end. */
+interface Stop {
+  asked: boolean;
+  /** A second Ctrl-C. */
+  atOnce: boolean;
+  signalAll(signal: NodeJS.Signals): void;
+}
+
+/**
+ * Starts the ranks, waits for all of them to end, starts them again after a failure as often as it may, and returns the
+ * exit code of the whole. A mistake of the user's would come again, and a stop was asked for: they are final.
+ */
 export async function launch(options: LaunchOptions): Promise<number> {
+  const stop: Stop = { asked: false, atOnce: false, signalAll() {} };
+  const onSignal = (signal: NodeJS.Signals) => {
+    stop.atOnce ||= stop.asked && signal === 'SIGINT';
+    stop.asked = true;
+    if (stop.atOnce) stop.signalAll('SIGKILL');
+    else setTimeout(() => stop.signalAll('SIGTERM'), signal === 'SIGINT' ? AFTER_TERMINAL : 0);
+  };
+  const signals = ['SIGTERM', 'SIGINT'] as const;
+  for (const signal of signals) process.on(signal, onSignal);
+  try {
+    const news: RankNews = {};
+    for (let restart = 1; ; restart++) {
+      const code = await runOnce(options, news, stop);
+      const most = options.maxRestarts ?? news.maxRestarts ?? 0;
+      if (code !== 1 || stop.asked) return code;
+      if (restart > most) {
+        if (most > 0) options.say(`neva: it failed again after ${most} restart${most === 1 ? '' : 's'}, which is all`);
+        return code;
+      }
+      const where = news.folder === undefined ? '' : `, from the last checkpoint in ${news.folder}`;
+      options.say(`neva: restart ${restart} of ${most}: all ranks begin again${where}`);
+      // On another machine ranks may still be ending, and among them the store that ours must not meet at.
+      if (options.nodes > 1) await pause(options.failureTimeout, stop);
+      if (stop.asked) return STOPPED;
+    }
+  } finally {
+    for (const signal of signals) process.removeListener(signal, onSignal);
+  }
+}
+
+async function pause(seconds: number, stop: Stop): Promise<void> {
+  for (const end = performance.now() + seconds * 1000; performance.now() < end && !stop.asked; ) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+async function runOnce(options: LaunchOptions, news: RankNews, stop: Stop): Promise<number> {
   const { processes, nodes, say, failureTimeout } = options;
   const master = options.master ?? { address: '127.0.0.1', port: await freePort() };
   const first = options.nodeRank * processes;
-  const children = Array.from({ length: processes }, (_, i) => start(options, first + i, i, master));
+  const command = options.command(news.folder ?? null);
+  const children = Array.from({ length: processes }, (_, i) => start(options, command, first + i, i, master));
   const alive = new Set(children);
   const ended: Ended[] = [];
   const killed = new Set<ChildProcess>();
   const timers: NodeJS.Timeout[] = [];
-  let stopping = false;
 
   const signalAll = (signal: NodeJS.Signals) => {
     for (const child of alive) {
@@ -64,6 +122,7 @@ export async function launch(options: LaunchOptions): Promise<number> {
       child.kill(signal);
     }
   };
+  stop.signalAll = signalAll;
   const endAll = () => {
     if (timers.length > 0) return;
     timers.push(
@@ -71,35 +130,22 @@ export async function launch(options: LaunchOptions): Promise<number> {
       setTimeout(() => signalAll('SIGKILL'), Math.max(GRACE, failureTimeout * 1000)),
     );
   };
-  let interrupted = false;
-  const onSignal = (signal: NodeJS.Signals) => {
-    if (stopping && signal === 'SIGINT') {
-      interrupted = true;
-      signalAll('SIGKILL');
-      return;
-    }
-    stopping = true;
-    setTimeout(() => signalAll('SIGTERM'), signal === 'SIGINT' ? AFTER_TERMINAL : 0);
-  };
-  const signals = ['SIGTERM', 'SIGINT'] as const;
-  for (const signal of signals) process.on(signal, onSignal);
   try {
     await Promise.all(
       children.map(async (child, i) => {
-        const end = await endOf(child, first + i);
+        const end = await endOf(child, first + i, news);
         alive.delete(child);
         // What the launcher killed itself is no cause of anything.
         if (!killed.has(child)) ended.push(end);
-        if (!isOrderly(end, stopping)) endAll();
+        if (!isOrderly(end, stop.asked)) endAll();
       }),
     );
   } finally {
     for (const timer of timers) clearTimeout(timer);
-    for (const signal of signals) process.removeListener(signal, onSignal);
     signalAll('SIGKILL');
   }
-  if (interrupted) return INTERRUPTED;
-  const failures = ended.filter((end) => !isOrderly(end, stopping));
+  if (stop.atOnce) return INTERRUPTED;
+  const failures = ended.filter((end) => !isOrderly(end, stop.asked));
   if (failures.length > 0) {
     const cause = causeOf(failures);
     if (cause.code === MISTAKE) {
@@ -135,7 +181,8 @@ function words({ code, signal, failure }: Ended): string {
 }
 
 function start(
-  { command: [program, ...args], processes, nodes, env }: LaunchOptions,
+  { processes, nodes, env }: LaunchOptions,
+  [program, ...args]: readonly [string, ...string[]],
   rank: number,
   localRank: number,
   master: { address: string; port: number },
@@ -160,11 +207,12 @@ function start(
 
 const TAIL = 2000;
 
-function endOf(child: ChildProcess, rank: number): Promise<Ended> {
+function endOf(child: ChildProcess, rank: number, news: RankNews): Promise<Ended> {
   let failure: RankFailure | null = null;
   let tail = '';
-  child.on('message', (message: RankFailure) => {
-    failure = message;
+  child.on('message', (message: RankFailure | RankNews) => {
+    if ('failed' in message) failure = message;
+    else Object.assign(news, message);
   });
   child.stderr?.on('data', (piece: Buffer) => {
     tail = (tail + piece.toString()).slice(-TAIL);

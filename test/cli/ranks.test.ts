@@ -57,14 +57,16 @@ async function until(what: () => boolean, seconds: number, name: string): Promis
   }
 }
 
-/** Starts a run and acts on it once `step` has been printed. */
-async function during(args: string[], step: number, act: (child: ChildProcess) => void) {
+/** Starts a run and acts on it once `step` has been printed, as often as that is to be. */
+async function during(args: string[], step: number, act: (child: ChildProcess) => void, times = 1) {
   const child = spawn(process.execPath, nevaArgs(args), { ...options, stdio: 'pipe' });
   let text = '';
   let acted = 0;
+  let count = 0;
   child.stderr.on('data', (piece) => {
     text += piece;
-    if (acted === 0 && new RegExp(`^pretrain +${step}/`, 'm').test(text)) {
+    if (count < times && (text.match(new RegExp(`^pretrain +${step}/`, 'gm'))?.length ?? 0) > count) {
+      count += 1;
       acted = performance.now();
       act(child);
     }
@@ -144,12 +146,13 @@ test('a checkpoint of ranks that share the layers is a whole one, and is gone on
 for (const victim of ['one rank', 'the launcher'] as const) {
   test(`SIGTERM to ${victim} saves once and ends all with 143; going on gives the uninterrupted run`, async () => {
     const name = `stopped-${victim.replaceAll(' ', '-')}`;
-    const args = ['pretrain', ...overrides(40, name, 'trainer.devices=2')];
+    const args = ['pretrain', ...overrides(40, name, 'trainer.devices=2', 'trainer.max_restarts=1')];
     const { status, text } = await during(args, 3, (child) => {
       if (victim === 'the launcher') child.kill('SIGTERM');
       else process.kill(pids(name).get(1)!, 'SIGTERM');
     });
     assert.equal(status, 143, text);
+    assert.doesNotMatch(text, /restart/);
     const done = losses(name).length;
     assert.ok(done >= 3 && done < 40, `it stopped after step ${done}`);
     const saved = readdirSync(join(runFolder(name), 'checkpoints'));
@@ -214,6 +217,39 @@ test('a rank that is killed ends the others at once, with its name, exit 1 and n
   }
 });
 
+test('trainer.max_restarts: after a failure all ranks go on from the last checkpoint, to the uninterrupted losses', async () => {
+  const every = 'exp_manager.checkpoint_callback_params.every_n_train_steps=2';
+  const args = (name: string, steps: number, ...more: string[]) =>
+    overrides(steps, name, every, 'trainer.max_restarts=1', ...more);
+  const kill = (name: string) => () => process.kill(pids(name).get(1) ?? pids(name).get(0)!, 'SIGKILL');
+  const whole = neva(['pretrain', ...args('unkilled', 60, 'trainer.devices=2')], options);
+  assert.equal(whole.status, 0, whole.stderr);
+  assert.doesNotMatch(whole.stderr, /restart/);
+  // Whatever the configuration says of resuming, and whatever its folder is called.
+  const name = 'restarted, once';
+  const own = args(`'${name}'`, 60, 'trainer.devices=2', 'exp_manager.resume_if_exists=false');
+  const { status, text } = await during(['pretrain', ...own], 5, kill(name));
+  assert.equal(status, 0, text);
+  assert.match(text, /^neva: rank 1 of 2 on \S+ was killed by SIGKILL/m);
+  assert.equal(text.match(/^neva: restart .*$/gm)?.length, 1, text);
+  assert.match(text, /^neva: restart 1 of 1: all ranks begin again, from the last checkpoint in \/.*version_0$/m);
+  assert.deepEqual(losses(name), losses('unkilled'), 'bit for bit');
+  const { resumed_step: from } = JSON.parse(readFileSync(join(runFolder(name), 'run.json'), 'utf8'));
+  assert.ok(from >= 2, `gone on from step ${from}`);
+  // A single process has a launcher for this too.
+  const alone = await during(['pretrain', ...args('alone', 60)], 5, kill('alone'));
+  assert.equal(alone.status, 0, alone.text);
+  assert.match(alone.text, /^neva: rank 0 of 1 .* was killed[\s\S]*^neva: restart 1 of 1/m);
+  close(losses('alone'), losses('unkilled'));
+  // neva launch takes the number from the configuration that its ranks read; no step is saved, so that each start has a first one.
+  const launch = ['launch', '--nproc', '2', 'pretrain', ...overrides(4000, 'twice', 'trainer.max_restarts=1')];
+  const twice = await during(launch, 1, kill('twice'), 2);
+  assert.equal(twice.status, 1, twice.text);
+  assert.equal(twice.text.match(/^neva: restart 1 of 1: /gm)?.length, 1, twice.text);
+  assert.match(twice.text, /^neva: it failed again after 1 restart, which is all$/m);
+  for (const pid of pids('twice').values()) assert.ok(!isAlive(pid));
+});
+
 test('a rank that hangs is waited for no longer than trainer.collective_timeout', async () => {
   const name = 'hung';
   const limits = ['trainer.collective_timeout=2', 'trainer.failure_timeout=4'];
@@ -266,7 +302,30 @@ test("mistakes are told once, with exit 2: of the configuration, and of one rank
   const file = join(folder, 'records.json');
   writeFileSync(file, JSON.stringify(records));
   const data = [`model.data.data_path=${file}`, 'model.data.dataloader_type=single', 'trainer.devices=2'];
+  // It would come again.
+  data.push('trainer.max_restarts=2');
   const { status, stderr } = neva(['pretrain', ...overrides(2, 'wrong-record', ...data)], options);
   assert.equal(status, 2, stderr);
   assert.equal(stderr.match(/nowhere\.png/g)?.length, 1, stderr);
+  assert.doesNotMatch(stderr, /restart/);
+});
+
+test('neva doctor --distributed tests links and collectives, alone and under neva launch', () => {
+  const text = neva(['doctor', '--distributed'], options);
+  assert.equal(text.status, 0, text.stderr);
+  assert.match(text.stdout, /^2 ranks on \S+ \(ranks 0, 1\), through Gloo on CPUs$/m);
+  assert.match(text.stdout, /^all-reduce +16\.78 +[\d.]+ +[\d.]+ +[\d.]+$/m);
+  assert.match(text.stdout, /^Every link and every collective gave what it should\.$/m);
+  const launched = neva(['launch', '--nproc', '2', 'doctor', '--distributed', '--json'], options);
+  assert.equal(launched.status, 0, launched.stderr);
+  const { ok, hosts, bandwidth } = JSON.parse(launched.stdout);
+  assert.deepEqual([ok, hosts.length, bandwidth.length], [true, 2, 9]);
+  for (const [words, pattern] of [
+    [['launch', '--nproc', '1', 'doctor', '--distributed'], /one rank has nobody to reach/],
+    [['launch', '--nproc', '2', 'doctor'], /without --distributed it looks at one machine/],
+  ] as const) {
+    const { status, stderr } = neva(words, options);
+    assert.equal(status, 2, stderr);
+    assert.match(stderr, pattern);
+  }
 });

@@ -25,6 +25,7 @@ export const trainer = section('Machine, precision and length of the run', {
     exclusiveMin: true,
   }),
   failure_timeout: float(60, 'Seconds after the first failed rank until those that still hang are killed', { min: 0 }),
+  max_restarts: int(0, 'Times that all processes start again from the last checkpoint after a failure', { min: 0 }),
   num_threads: int(null, 'CPU threads per process; null takes all cores, shared out over the processes', { min: 1 }),
   precision: choice(
     ['32', 'tf32', 'bf16', '16'],
