@@ -2,7 +2,7 @@
  * Data parallelism: every rank has the whole model and its share of the global batch; gradients are summed over the ranks
  * in buckets, each on its way while the backward pass goes on below it.
  */
-import type { Engine, Parameter } from '../engine/engine.ts';
+import type { DType, Engine, Parameter, Tensor } from '../engine/engine.ts';
 import type { Group, Work } from './group.ts';
 
 /** What the loop tells of its gradients, and waits for. */
@@ -30,6 +30,8 @@ export interface BucketOptions {
   bytes: number;
   /** Messages start while the backward pass goes on. */
   overlap: boolean;
+  /** In which gradients travel and are summed over the ranks; within a rank they are float32. Float32 where not given. */
+  dtype?: DType;
 }
 
 interface Bucket {
@@ -61,17 +63,25 @@ export abstract class BucketedReduction implements GradientReduction {
   readonly parameters: readonly Parameter[];
   /** Parameters of each bucket, in the order of their messages. */
   protected readonly contents: readonly (readonly Parameter[])[];
+  /** Of the messages. */
+  protected readonly dtype: DType;
   readonly #buckets: readonly Bucket[];
   readonly #bucketOf = new Map<Parameter, Bucket>();
   readonly #absent = new Set<Parameter>();
   readonly #overlap: boolean;
   #next = 0;
 
-  constructor(engine: Engine, group: Group, parameters: readonly Parameter[], { bytes, overlap }: BucketOptions) {
+  constructor(
+    engine: Engine,
+    group: Group,
+    parameters: readonly Parameter[],
+    { bytes, overlap, dtype = 'float32' }: BucketOptions,
+  ) {
     this.engine = engine;
     this.group = group;
     this.parameters = parameters;
     this.#overlap = overlap;
+    this.dtype = dtype;
     this.#buckets = fill([...parameters].reverse(), bytes);
     this.contents = this.#buckets.map((bucket) => bucket.parameters);
     for (const bucket of this.#buckets) for (const each of bucket.parameters) this.#bucketOf.set(each, bucket);
@@ -130,10 +140,27 @@ export abstract class BucketedReduction implements GradientReduction {
 /** Every rank gets every sum. */
 class SummedGradients extends BucketedReduction {
   protected send(index: number, what: string): Work {
-    return this.group.allReduce(
-      this.contents[index]!.map(({ grad }) => grad!),
-      what,
-    );
+    const grads = this.contents[index]!.map(({ grad }) => grad!);
+    return this.dtype === 'float32' ? this.group.allReduce(grads, what) : this.#sendRounded(grads, what);
+  }
+
+  /** The sum of rounded gradients replaces the float32 ones. */
+  #sendRounded(grads: readonly Tensor[], what: string): Work {
+    const { engine, dtype } = this;
+    const rounded = grads.map((grad) => engine.keep(engine.cast(grad, dtype)));
+    const work = this.group.allReduce(rounded, what);
+    return {
+      get done() {
+        return work.done;
+      },
+      wait() {
+        work.wait();
+        for (const [i, sum] of rounded.entries()) {
+          engine.scope(() => engine.assign(grads[i]!, engine.cast(sum, 'float32')));
+          sum.dispose();
+        }
+      },
+    };
   }
 
   protected leaveOut(parameter: Parameter): void {

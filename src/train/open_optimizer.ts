@@ -33,9 +33,12 @@ export function openOptimizer(
     clip: trainer.gradient_clip_val ?? 0,
     sharded,
     remainders: optim.store_param_remainders,
-    buckets: sharded
-      ? { bytes: optim.bucket_cap_mb * MB, overlap: optim.overlap_grad_sync }
-      : { bytes: m.grad_allreduce_chunk_size_mb * MB, overlap: m.async_grad_allreduce },
+    buckets: {
+      dtype: optim.grad_sync_dtype === 'bf16' ? 'bfloat16' : 'float32',
+      ...(sharded
+        ? { bytes: optim.bucket_cap_mb * MB, overlap: optim.overlap_grad_sync }
+        : { bytes: m.grad_allreduce_chunk_size_mb * MB, overlap: m.async_grad_allreduce }),
+    },
   });
 }
 

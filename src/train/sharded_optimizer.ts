@@ -3,7 +3,7 @@
  * distributed_fused_adam). A bucket of gradients is one flat buffer of `size` equal parts: reduce-scatter leaves each rank
  * the sum of its part, it updates that part of the weights, and all-gather brings the new weights to all.
  */
-import type { AdamWState, Engine, Parameter, Tensor } from '../engine/engine.ts';
+import type { AdamWState, DType, Engine, Parameter, Tensor } from '../engine/engine.ts';
 import { BucketedReduction, type BucketOptions } from '../parallel/data.ts';
 import type { Group, Work } from '../parallel/group.ts';
 import {
@@ -14,7 +14,7 @@ import {
   type StageOptimizer,
 } from './optimizer.ts';
 
-/** This rank's part of a bucket: all float32, [n] with size·n ≥ the bucket's elements. */
+/** This rank's part of a bucket: all float32 (a message may be less), [n] with size·n ≥ the bucket's elements. */
 interface Shard {
   n: number;
   weights: Tensor;
@@ -105,15 +105,15 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
     return shard;
   }
 
-  /** Tensors one after the other, filled up with zeros: float32 [size·n]. */
-  #flat(tensors: readonly Tensor[], n: number): Tensor {
+  /** Tensors one after the other, filled up with zeros: [size·n]. */
+  #flat(tensors: readonly Tensor[], n: number, dtype: DType = 'float32'): Tensor {
     const { engine, group } = this;
     const flat = tensors.map((tensor) => {
       const line = engine.reshape(tensor, [-1]);
-      return line.dtype === 'float32' ? line : engine.cast(line, 'float32');
+      return line.dtype === dtype ? line : engine.cast(line, dtype);
     });
     const missing = group.size * n - tensors.reduce((sum, tensor) => sum + elements(tensor), 0);
-    return engine.concat(missing > 0 ? [...flat, engine.zeros([missing])] : flat, 0);
+    return engine.concat(missing > 0 ? [...flat, engine.zeros([missing], dtype)] : flat, 0);
   }
 
   #ownPart(tensors: readonly Tensor[], n: number): Tensor {
@@ -129,15 +129,17 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
         this.#flat(
           content.map(({ grad }) => grad!),
           shard.n,
+          this.dtype,
         ),
       ),
     );
-    shard.gradient = engine.keep(engine.zeros([shard.n]));
+    const sum = engine.keep(engine.zeros([shard.n], this.dtype));
+    shard.gradient = sum;
     for (const parameter of content) {
       parameter.grad?.dispose();
       parameter.grad = null;
     }
-    const work = this.group.reduceScatter(shard.flat, shard.gradient, what);
+    const work = this.group.reduceScatter(shard.flat, sum, what);
     return {
       get done() {
         return work.done;
@@ -146,6 +148,9 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
         work.wait();
         shard.flat?.dispose();
         shard.flat = null;
+        if (sum.dtype === 'float32') return;
+        shard.gradient = engine.keep(engine.cast(sum, 'float32'));
+        sum.dispose();
       },
     };
   }

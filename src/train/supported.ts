@@ -64,10 +64,6 @@ export function unsupported({ trainer, model, exp_manager: { ema } }: NevaConfig
       tfjs && trainer.num_threads !== null && trainer.tfjs_backend === 'cpu',
       `trainer.num_threads=${trainer.num_threads}: plain JavaScript computes on one core; leave it out, or set trainer.engine=torch`,
     ],
-    [
-      model.optim.grad_sync_dtype !== 'fp32',
-      `model.optim.grad_sync_dtype=${model.optim.grad_sync_dtype}: gradients are summed over ranks in float32; set it to fp32`,
-    ],
   ];
   return problems.filter(([is]) => is).map(([, text]) => text);
 }

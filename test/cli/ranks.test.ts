@@ -173,7 +173,7 @@ test('the checkpoint of a sharded optimizer goes on bit for bit, and on another 
     'model.optim.name=distributed_fused_adam',
     'model.optim.sched.max_steps=8',
   ];
-  const o2 = ['trainer.precision=bf16', 'model.megatron_amp_O2=true'];
+  const o2 = ['trainer.precision=bf16', 'model.megatron_amp_O2=true', 'model.optim.grad_sync_dtype=bf16'];
   for (const [kind, more] of [
     ['float32', sharded],
     ['o2', [...sharded, ...o2]],

@@ -35,9 +35,11 @@ const settings: Setting[] = [
   setting('finetune, sharded, recomputed', { sharded: true, recompute: true }),
   setting('finetune in bfloat16', { lowPrecision: true }),
   setting('finetune in bfloat16, sharded', { lowPrecision: true, sharded: true }),
+  setting('finetune, gradients summed in bfloat16', { gradients: 'bfloat16' }),
+  setting('finetune, gradients summed in bfloat16, sharded', { gradients: 'bfloat16', sharded: true }),
 ];
 /** Sums in another order change the last bits of a bfloat16 activation now and then, and training makes more of it. */
-const tolerance = ({ lowPrecision }: Setting) => (lowPrecision ? 2e-2 : 1e-5);
+const tolerance = ({ lowPrecision, gradients }: Setting) => (lowPrecision ? 2e-2 : gradients ? 5e-3 : 1e-5);
 
 async function outcomes(world: number): Promise<Outcome[][]> {
   const results = await runRanks('./train_rank.js', world, [folder, JSON.stringify(settings)]);
@@ -45,10 +47,19 @@ async function outcomes(world: number): Promise<Outcome[][]> {
   return results.map((_, rank) => JSON.parse(readFileSync(join(folder, `world-${world}-rank-${rank}.json`), 'utf8')));
 }
 
+/** Bytes that one sum over ranks of every trainable weight's gradient has in a setting. */
+const bytesOf = (all: readonly Outcome[], name: string) => all.find((each) => each.name === name)!.summedBytes;
+
 test('20 steps on 2 and on 4 ranks give the losses and weights of a single process', async () => {
   const [single] = await outcomes(1);
   for (const world of [2, 4]) {
     const ranks = await outcomes(world);
+    for (const kind of ['', ', sharded']) {
+      // Besides gradients, a step sums some figures, in float64.
+      const half = bytesOf(ranks[0]!, `finetune, gradients summed in bfloat16${kind}`);
+      const share = half / bytesOf(ranks[0]!, `finetune${kind}`);
+      assert.ok(share > 0.5 && share < 0.52, `${kind}: ${share}`);
+    }
     single!.forEach(({ name, lines, weights, moments }, i) => {
       const own = ranks[0]![i]!;
       const bound = tolerance(settings[i]!);

@@ -34,6 +34,8 @@ export interface Setting {
   sharded: boolean;
   /** bfloat16 weights with float32 main weights (NeMo's O2). */
   lowPrecision: boolean;
+  /** Of the sums over ranks. */
+  gradients?: 'float32' | 'bfloat16';
 }
 
 export interface Outcome {
@@ -44,6 +46,8 @@ export interface Outcome {
   weights: [string, number[]][];
   /** Moments and main weights, whole; on rank 0. */
   moments: [string, number[]][];
+  /** That the ranks summed: of gradients, but for a few small figures. */
+  summedBytes: number;
 }
 
 const [out = '', settings = '[]'] = process.argv.slice(2);
@@ -51,6 +55,11 @@ const engine = torchEngine();
 const place = readPlace(process.env);
 const group = place ? await joinGroup(place, 60, process.env) : ALONE;
 const records = referenceRecords(engine);
+
+function summed(): number {
+  const { allReduce, reduceScatter } = group.traffic();
+  return allReduce.bytes + reduceScatter.bytes;
+}
 
 async function* shares(tensors: number[]): AsyncGenerator<GlobalBatch> {
   for (let step = 0; ; step++) {
@@ -60,7 +69,7 @@ async function* shares(tensors: number[]): AsyncGenerator<GlobalBatch> {
   }
 }
 
-async function run({ name, llm, recompute, reduction, sharded, lowPrecision }: Setting): Promise<Outcome> {
+async function run({ name, llm, recompute, reduction, sharded, lowPrecision, gradients }: Setting): Promise<Outcome> {
   const model = tinyLlava(engine, lowPrecision ? 'bfloat16' : 'float32');
   for (const part of model.parts) {
     for (const parameter of part.parameters) {
@@ -74,7 +83,9 @@ async function run({ name, llm, recompute, reduction, sharded, lowPrecision }: S
     if (parameter.trainable) parameter.main = exact;
   }
   const adam = { betas: [0.9, 0.95] as const, eps: 1e-8, weightDecay: 0.1, clip: 1 };
-  const shared = sharded && group.size > 1 ? new ShardedOptimizer(engine, group, trainable, adam, BUCKETS) : null;
+  const buckets = { ...BUCKETS, ...(gradients ? { dtype: gradients } : {}) };
+  const before = summed();
+  const shared = sharded && group.size > 1 ? new ShardedOptimizer(engine, group, trainable, adam, buckets) : null;
   const optimizer = shared ?? new Optimizer(engine, trainable, adam, group);
   const lines: StepMetrics[] = [];
   const tensors: number[] = [];
@@ -86,7 +97,7 @@ async function run({ name, llm, recompute, reduction, sharded, lowPrecision }: S
       schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: 20 },
       batches: shares(tensors),
       ranks: openRanks(group, makeMesh(group.size, 1, 1)),
-      reduction: shared ?? gradientReduction(engine, group, trainable, BUCKETS),
+      reduction: shared ?? gradientReduction(engine, group, trainable, buckets),
       report: reportInto(lines),
       save: async () => {},
       validate: async () => Number.NaN,
@@ -114,6 +125,7 @@ async function run({ name, llm, recompute, reduction, sharded, lowPrecision }: S
     lines,
     tensors,
     moments,
+    summedBytes: summed() - before,
     weights: trainable.map(({ name, value }) => [name, [...engine.read(value)]]),
   };
 }

@@ -35,5 +35,12 @@ export const optim = section('Optimizer and learning-rate schedule', {
     false,
     'With megatron_amp_O2 and bf16: keep of each float32 main weight the 16 bits that its bfloat16 weight leaves; same values, 2 bytes fewer',
   ),
-  grad_sync_dtype: choice(['fp32', 'bf16'], 'fp32', 'Number format in which gradients are summed over ranks'),
+  grad_sync_dtype: choice(
+    ['fp32', 'bf16'],
+    'fp32',
+    'Number format in which gradients are summed over ranks; bf16 halves the messages, within a rank they stay float32',
+    {
+      synonyms: { '32': 'fp32', float32: 'fp32', bfloat16: 'bf16', 'bf16-mixed': 'bf16' },
+    },
+  ),
 });
