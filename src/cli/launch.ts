@@ -58,6 +58,7 @@ async function start(verb: string, args: string[], flags: Flags): Promise<number
   // Before the ranks start, or each of them would build it.
   await ensureAddon(say);
   const { launch } = await import('../parallel/launch.ts');
+  const { coresOfRanks } = await import('../parallel/numa.ts');
   return launch({
     command: (folder) => rankCommand(goingOn(folder, [verb, ...args])),
     processes: flags.nproc,
@@ -66,6 +67,7 @@ async function start(verb: string, args: string[], flags: Flags): Promise<number
     master,
     failureTimeout: flags.failureTimeout,
     maxRestarts: flags.maxRestarts ?? null,
+    cores: coresOfRanks(flags.nproc, say),
     env: process.env,
     say,
   });

@@ -62,6 +62,7 @@ export async function launchRanks(
   say: (line: string) => void,
 ): Promise<number> {
   const { launch } = await import('../parallel/launch.ts');
+  const { coresOfRanks } = await import('../parallel/numa.ts');
   return launch({
     command: (folder) => rankCommand(goingOn(folder, args)),
     processes: devices,
@@ -70,6 +71,7 @@ export async function launchRanks(
     master: null,
     failureTimeout,
     maxRestarts,
+    cores: coresOfRanks(devices, say),
     env: process.env,
     say,
   });

@@ -5,6 +5,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { availableParallelism, hostname } from 'node:os';
+import type { Cores } from './numa.ts';
 
 export interface LaunchOptions {
   /** Program and arguments of every rank; `folder`, when they are started again, is the run folder that they go on in. */
@@ -20,6 +21,8 @@ export interface LaunchOptions {
   failureTimeout: number;
   /** How many times all ranks are started again after a failure; null leaves it to what they say (RankNews). */
   maxRestarts: number | null;
+  /** Of each local rank; null leaves them where the system puts them. */
+  cores: readonly Cores[] | null;
   env: Readonly<Record<string, string | undefined>>;
   say(line: string): void;
 }
@@ -181,13 +184,16 @@ function words({ code, signal, failure }: Ended): string {
 }
 
 function start(
-  { processes, nodes, env }: LaunchOptions,
-  [program, ...args]: readonly [string, ...string[]],
+  { processes, nodes, cores, env }: LaunchOptions,
+  command: readonly [string, ...string[]],
   rank: number,
   localRank: number,
   master: { address: string; port: number },
 ): ChildProcess {
-  const threads = Math.max(1, Math.floor(availableParallelism() / processes));
+  const own = cores?.[localRank];
+  const threads = own?.threads ?? Math.max(1, Math.floor(availableParallelism() / processes));
+  // The prefix becomes the rank itself (exec): its process id and its channel to us stay.
+  const [program = '', ...args] = [...(own?.prefix ?? []), ...command];
   return spawn(program, args, {
     env: {
       OMP_NUM_THREADS: String(threads),
