@@ -353,7 +353,8 @@ Tensor onednn_linear(const Tensor& x, const Tensor& weight, const std::optional<
 struct OneDnnLinear : torch::autograd::Function<OneDnnLinear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
     at::AutoDispatchBelowADInplaceOrView below;
-    ctx->save_for_backward({x, weight});
+    // As at::linear does: a frozen weight has no use for the input, often a step's largest tensors.
+    ctx->save_for_backward({weight.requires_grad() ? x : Tensor(), weight});
     ctx->saved_data["bias"] = bias.has_value();
     return onednn_linear(x, weight, bias);
   }
@@ -363,7 +364,11 @@ struct OneDnnLinear : torch::autograd::Function<OneDnnLinear> {
     const Tensor &x = saved[0], &weight = saved[1];
     const Tensor g = grads[0].reshape({-1, weight.size(0)});
     Tensor dx, dw, db;
-    if (ctx->needs_input_grad(0)) dx = onednn_linear(g, weight.t(), std::nullopt).view(x.sizes());
+    if (ctx->needs_input_grad(0)) {
+      std::vector<int64_t> sizes = grads[0].sizes().vec();
+      sizes.back() = weight.size(1);
+      dx = onednn_linear(g, weight.t(), std::nullopt).view(sizes);
+    }
     if (ctx->needs_input_grad(1)) dw = at::mm(g.t(), x.reshape({-1, weight.size(1)}));
     // An empty optional is not counted among the inputs.
     if (ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2)) db = at::sum(g, {0});

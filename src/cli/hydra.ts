@@ -50,17 +50,18 @@ export function flagWords({ configName, configPath, configDir }: ConfigFlags): s
 
 /**
  * The configuration of a verb — or null when a flag asked to see it instead: then it has been printed.
- * Throws a user error for anything that is wrong in files or overrides.
+ * Throws a user error for anything that is wrong in files or overrides; `lenient` lets keys that must be given be missing.
  */
 export async function composeOrShow(
   configName: string,
   overrides: readonly string[],
   flags: ConfigFlags,
+  lenient = false,
 ): Promise<Composed | null> {
   const { compose, showYaml } = await import('../config/index.ts');
   // `--info model.x=1`: the flag's topic is optional, and what follows it is an override.
   const infoTook = typeof flags.info === 'string' && /^[~+]|=/.test(flags.info) ? [flags.info] : [];
-  const composed = compose(composeOptions(configName, [...infoTook, ...overrides], flags));
+  const composed = compose({ ...composeOptions(configName, [...infoTook, ...overrides], flags), lenient });
   if (flags.info !== undefined) {
     console.log(await describe(composed, infoTook.length > 0 ? true : flags.info));
     return null;

@@ -29,6 +29,11 @@ export const verbs: readonly Verb[] = [
     load: () => import('./evaluate.ts'),
   },
   {
+    name: 'plan',
+    help: 'predict memory, time and cost of a run from its configuration alone',
+    load: () => import('./plan.ts'),
+  },
+  {
     name: 'launch',
     help: 'run a training verb on several ranks, here or on several machines',
     load: () => import('./launch.ts'),

@@ -22,6 +22,8 @@ export interface ComposeOptions {
   /** Folders to look in, the first that has a file wins. Default: neva's own `conf/`, which is always looked in last. */
   configDirs?: readonly string[];
   overrides?: readonly string[];
+  /** Keys that must be given (???) may be missing: they have the schema's defaults. */
+  lenient?: boolean;
   /** Folder of package.json; found by walking up from here. */
   packageRoot?: string;
   env?: Readonly<Record<string, string | undefined>>;
@@ -78,7 +80,7 @@ export function compose(options: ComposeOptions): Composed {
   const evaluator = new Evaluator(composed.tree, evaluatorOptions(options));
   const problems: string[] = [];
   const resolved = resolveEach(composed.tree, '', evaluator, problems) as Dict;
-  const typed = applySchema(resolved, nevaSchema);
+  const typed = applySchema(resolved, nevaSchema, options.lenient);
   problems.push(...typed.problems);
   if (problems.length > 0) throw new ConfigError(problems.join('\n'));
   const origins = new Map<string, Origin>();

@@ -11,10 +11,11 @@ export interface Typed {
   notices: string[];
 }
 
-export function applySchema(root: Dict, schema: Section<Fields>): Typed {
+/** @param lenient what must be given (???) may be missing, and has the schema's default */
+export function applySchema(root: Dict, schema: Section<Fields>, lenient = false): Typed {
   const state: State = { problems: [], notices: [], missing: [], paths: fieldPaths(schema) };
   const config = section(root, schema, '', state);
-  if (state.missing.length > 0) {
+  if (state.missing.length > 0 && !lenient) {
     state.problems.push(
       problem(state.missing.map(({ key }) => key).join(', '), 'must be given (???)', {
         from: [...new Set(state.missing.map(({ from }) => from))].join(', '),

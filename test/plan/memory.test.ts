@@ -1,0 +1,163 @@
+/** Predicted bytes against those that the engine measures, on random models of odd sizes. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { DType } from '../../src/engine/engine.ts';
+import { NevaModel } from '../../src/model/neva.ts';
+import { gptOf, LLAMA_BLOCK, type NevaShape } from '../../src/model/shapes.ts';
+import { predictMemory } from '../../src/plan/memory.ts';
+import type { Setting } from '../../src/plan/setting.ts';
+import { Optimizer } from '../../src/train/optimizer.ts';
+import { KEEP_ALL, type Recompute } from '../../src/train/recompute.ts';
+import { forwardBackward } from '../../src/train/walk.ts';
+import { torchEngine } from '../support/torch.ts';
+
+const engine = torchEngine();
+
+const SHAPE: NevaShape = {
+  llm: {
+    numLayers: 6,
+    hiddenSize: 96,
+    ffnHiddenSize: 248,
+    numAttentionHeads: 6,
+    numQueryGroups: 3,
+    headDim: 16,
+    vocabSize: 501,
+    paddedVocabSize: 512,
+    normEpsilon: 1e-5,
+    rotaryBase: 10000,
+    maxPositions: 1024,
+    tiedEmbeddings: false,
+  },
+  vision: {
+    imageSize: 56,
+    patchSize: 14,
+    hiddenSize: 64,
+    numLayers: 3,
+    numAttentionHeads: 4,
+    ffnHiddenSize: 160,
+    normEpsilon: 1e-5,
+    selectLayer: -2,
+    classTokenLength: 1,
+  },
+  projector: { type: 'mlp2x_gelu', inputSize: 64, outputSize: 96 },
+};
+const NVGPT: NevaShape = {
+  ...SHAPE,
+  llm: {
+    ...SHAPE.llm,
+    numQueryGroups: 6,
+    ...gptOf({ ...LLAMA_BLOCK, normalization: 'layernorm1p', activation: 'squared-relu', rotaryPercentage: 0.5 }),
+  },
+};
+
+const BASE: Setting = {
+  shape: SHAPE,
+  trains: { llm: true, projector: true, vision: false },
+  tensor: 1,
+  pipeline: 1,
+  data: 1,
+  perNode: 1,
+  sequenceParallel: false,
+  precision: '32',
+  mainWeights: false,
+  remainders: false,
+  sharded: false,
+  overlap: true,
+  flash: true,
+  recompute: { granularity: null, method: 'uniform', layers: 1 },
+  microBatch: 4,
+  globalBatch: 4,
+  record: { length: 320, images: 1, labels: 40 },
+  cachedVision: false,
+  steps: 1,
+};
+
+/** Bytes beyond those at the start: with weights and optimizer, with gradients, and at most during forward and backward. */
+function measure(setting: Setting) {
+  const { shape, trains, mainWeights, remainders, flash, recompute, record, microBatch: batch, globalBatch } = setting;
+  const dtype: DType = setting.precision === 'bf16' ? 'bfloat16' : 'float32';
+  const start = engine.memory().bytes;
+  const model = new NevaModel(engine, shape, {
+    computeDtype: dtype,
+    attention: { flash, recompute: recompute.granularity === 'selective' },
+  });
+  const trained = { vision_encoder: trains.vision, projector: true, llm: trains.llm };
+  for (const { name, parameters } of model.parts) {
+    for (const parameter of parameters) {
+      parameter.trainable = trained[name];
+      const own = parameter.value;
+      const low = trained[name] ? mainWeights : true;
+      if (!low || dtype === 'float32') continue;
+      parameter.value = engine.keep(engine.cast(own, dtype));
+      if (trained[name]) parameter.main = own;
+      else own.dispose();
+    }
+  }
+  const trainable = model.parameters.filter((parameter) => parameter.trainable);
+  const options = { betas: [0.9, 0.95] as const, eps: 1e-8, weightDecay: 0, clip: 0 };
+  const optimizer = new Optimizer(engine, trainable, options, undefined, remainders);
+  const built = engine.memory().bytes - start;
+
+  const P = 16;
+  const [T, M] = [record.length, record.labels];
+  const input = {
+    batch,
+    length: T,
+    ids: new Int32Array(batch * T),
+    pixels: new Float32Array(batch * 3 * 56 * 56),
+    imageCount: batch,
+    imageSize: 56,
+    imageRows: Int32Array.from({ length: batch * P }, (_, i) => Math.floor(i / P) * T + (i % P)),
+    labelRows: Int32Array.from({ length: batch * M }, (_, i) => Math.floor(i / M) * T + T - M + (i % M)),
+    labelTargets: new Int32Array(batch * M),
+  };
+  const { granularity } = recompute;
+  const walk: Recompute = granularity === 'full' ? { ...recompute, granularity } : KEEP_ALL;
+  engine.scope(() => void model.llm.rotary(0, T));
+  const before = engine.memory().bytes;
+  engine.resetPeakMemory();
+  for (let i = 0; i < globalBatch / batch; i++) {
+    engine.scope(() => void forwardBackward(engine, model.lossChain(input), 1, walk));
+  }
+  const { bytes, peakBytes } = engine.memory();
+  const figures = { built, gradients: bytes - before, peak: peakBytes - before + built };
+  for (const { expAvg, expAvgSq } of optimizer.states) for (const each of [expAvg, expAvgSq]) each.dispose();
+  for (const { value, main, grad, remainder } of model.parameters) {
+    for (const each of [value, main, grad, remainder]) each?.dispose();
+  }
+  return figures;
+}
+
+const FULL = { granularity: 'full', method: 'uniform', layers: 1 } as const;
+const CASES: [string, Partial<Setting>][] = [
+  ['float32, both parts', {}],
+  ['float32, projector alone', { trains: { llm: false, projector: true, vision: false } }],
+  ['float32, several micro batches', { globalBatch: 8 }],
+  ['float32, tower too', { trains: { llm: true, projector: true, vision: true } }],
+  ['float32, tied, NVGPT', { shape: { ...NVGPT, llm: { ...NVGPT.llm, tiedEmbeddings: true } } }],
+  ['float32, full recomputation', { recompute: FULL }],
+  ['float32, full recomputation of runs of two', { recompute: { ...FULL, layers: 2 } }],
+  ['float32, full recomputation of the first four', { recompute: { ...FULL, method: 'block', layers: 4 } }],
+  ['float32, plain attention', { flash: false }],
+  ['float32, selective', { flash: false, recompute: { ...FULL, granularity: 'selective' } }],
+  ['bf16, O2', { precision: 'bf16', mainWeights: true }],
+  ['bf16, O2, remainders', { precision: 'bf16', mainWeights: true, remainders: true }],
+  ['bf16 over float32 weights', { precision: 'bf16' }],
+  [
+    'bf16, projector alone',
+    { precision: 'bf16', mainWeights: true, trains: { llm: false, projector: true, vision: false } },
+  ],
+];
+
+for (const [name, options] of CASES) {
+  test(`${name}: states and gradients to the byte, the step's peak within 9 %`, () => {
+    const setting = { ...BASE, ...options };
+    const found = measure(setting);
+    const { weights, mainWeights, moments, gradients, peak } = predictMemory(setting);
+    assert.equal(weights + mainWeights + moments, found.built, 'weights and optimizer');
+    assert.equal(gradients, found.gradients, 'gradients');
+    // Of what the step adds to weights and optimizer.
+    const ratio = (peak - found.built) / (found.peak - found.built);
+    assert.ok(ratio > 0.91 && ratio < 1.09, `peak: predicted ${peak}, measured ${found.peak}`);
+  });
+}
