@@ -96,6 +96,7 @@ async function convertCheckpoint({ from, to, out, part, dtype, tp, pp, maxShardS
     tp,
     pp,
     maxShardBytes: maxShardSize,
+    ema: ema === true,
   };
   try {
     const { tensors, bytes, notes } = convert(engine, { ...options, onProgress: bar.update });

@@ -105,7 +105,9 @@ test('a run keeps the average, validates with it, goes on with it bit for bit, a
 
   const options = { to: 'hf', part: 'projector', dtype: null, tp: 1, pp: 1, ema: true } as const;
   const out = join(folder, 'averaged');
-  convert(null, { ...options, from: checkpoint('whole'), out });
+  const words = ['convert-checkpoint', '--from', checkpoint('whole'), '--to', 'hf', '--part', 'projector'];
+  const converted = neva([...words, '--ema', '--out', out]);
+  assert.equal(converted.status, 0, converted.stderr);
   const bytes = (path: string) => {
     const entries = [...readSafetensors(path).entries.values()].sort(
       (a, b) => a.nbytes - b.nbytes || (a.name < b.name ? -1 : 1),
