@@ -93,7 +93,7 @@ function batches(
   record: RecordSize,
 ) {
   if (!data.packed_sequence) return { microBatch: micro_batch_size, globalBatch: global_batch_size };
-  const inRow = Math.max(1, Math.floor(encoder_seq_length / record.length));
+  const inRow = Math.max(1, Math.floor(encoder_seq_length / Math.max(1, record.length)));
   return { microBatch: inRow, globalBatch: data.data_prefix === null ? global_batch_size : global_batch_size * inRow };
 }
 

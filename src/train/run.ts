@@ -3,12 +3,14 @@ import { hostname } from 'node:os';
 import { type CheckpointState, readCheckpoint, restore } from '../checkpoint/folder.ts';
 import type { NevaConfig } from '../config/index.ts';
 import { type DataOptions, type Loader, openLoader } from '../data/loader.ts';
+import type { GlobalBatch } from '../data/types.ts';
 import type { Engine, Parameter } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
 import { UserError } from '../errors.ts';
 import { ALONE, type Group } from '../parallel/group.ts';
 import { makeMesh, meshTable } from '../parallel/mesh.ts';
 import { openRanks, type Ranks } from '../parallel/ranks.ts';
+import { settingOf } from '../plan/setting.ts';
 import type { Report } from '../report/report.ts';
 import { markFinished, type RunFolder } from '../report/run_folder.ts';
 import { type Assembled, assemble } from './assemble.ts';
@@ -16,6 +18,7 @@ import { tellBadRecords } from './bad_records.ts';
 import { dataOptions, validationOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
 import { LossScaler } from './loss_scale.ts';
+import { memoryLimit, refuseHuge } from './memory_guard.ts';
 import { openEma } from './open_ema.ts';
 import { openOptimizer } from './open_optimizer.ts';
 import type { Recompute } from './recompute.ts';
@@ -165,7 +168,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
         model,
         optimizer,
         schedule,
-        batches: loader,
+        batches: engine.device === 'cpu' ? fitting(setting) : loader,
         ranks,
         reduction,
         scaler,
@@ -189,6 +192,13 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
   } finally {
     await saving.abandon();
   }
+}
+
+/** On a GPU an allocation that fails is an error with a message; on a CPU the kernel ends the process. */
+function fitting({ config, assembled, ranks, loader }: Setting): AsyncIterable<GlobalBatch> {
+  const none = { length: 0, images: 0, labels: 0 };
+  const plan = settingOf(config, assembled.model.shape, none, ranks.world.size);
+  return refuseHuge(loader, plan, memoryLimit() / plan.perNode);
 }
 
 /** Ranks that have the same weights begin from those of the first, whatever their own generators or files gave. */
