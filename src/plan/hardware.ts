@@ -67,10 +67,10 @@ export function hardwareOf(name: string, peak: number | null): Hardware {
   return peak === null ? found : { ...found, peak: { '32': peak, tf32: peak, bf16: peak, '16': peak } };
 }
 
-/** Rough: this machine's cores at 40 GFLOP/s each in float32 and twice that in 16 bits, as measured on AVX-512 machines. */
+/** Rough: this machine's cores at 100 GFLOP/s each in float32 and twice that in bfloat16, which fits bench/step on one with AVX-512. */
 function thisCpu(): Hardware {
   const cores = cpus().length;
-  const float32 = 40 * GB * cores;
+  const float32 = 100 * GB * cores;
   return {
     name: 'cpu',
     peak: { '32': float32, tf32: float32, bf16: 2 * float32, '16': float32 },
