@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the demo's vision tower and language model, with neva itself, from nothing but the generator of its world:
-#   bash data/demo/make/parts.sh [FOLDER]      (about twenty minutes on two CPU cores; FOLDER holds what comes in between)
+#   bash data/demo/make/parts.sh [FOLDER]      (about half an hour on two CPU cores; FOLDER holds what comes in between)
 # 1. the tower learns to tell what stands in each patch; 2. the language model learns the language of this world from scenes
 # in words; 3. and 4. it meets pictures that are not in the demo, through a projector that is thrown away afterwards:
 # learning that one anew is what `neva pretrain` shows.
@@ -28,7 +28,7 @@ npx neva finetune "${common[@]}" exp_manager.name=captions data.data_path="$work
   trainer.max_steps=400 model.optim.lr=1.5e-3 model.optim.sched.min_lr=5e-4
 npx neva finetune "${common[@]}" exp_manager.name=questions data.data_path="$work/world/finetune.json" \
   model.restore_from_path="$work/runs/captions" \
-  trainer.max_steps=800 model.optim.lr=1.5e-3 model.optim.sched.min_lr=1e-5
+  trainer.max_steps=2400 model.optim.lr=1.5e-3 model.optim.sched.min_lr=1e-5
 
 rm -rf "$work/llm"
 npx neva convert-checkpoint --from "$work/runs/questions" --to hf --part llm --out "$work/llm"
