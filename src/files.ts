@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 
 /** A name beside `path` that no other process uses; whatever is written there is renamed to `path` when complete. */
@@ -38,4 +38,40 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
     throw error;
   }
   syncFolder(dirname(path));
+}
+
+/** A file of lines of JSON, written beside `path` as they come; it takes its place when it is whole, or is dropped. */
+export class LineFile {
+  readonly #path: string;
+  readonly #beside: string;
+  #handle: number | null;
+
+  constructor(path: string) {
+    this.#path = path;
+    this.#beside = besideName(path);
+    this.#handle = openSync(this.#beside, 'w');
+  }
+
+  write(value: unknown): void {
+    writeSync(this.#handle!, `${JSON.stringify(value)}\n`);
+  }
+
+  keep(): void {
+    fsyncSync(this.#handle!);
+    this.#close();
+    renameSync(this.#beside, this.#path);
+    syncFolder(dirname(this.#path));
+  }
+
+  /** Does nothing after `keep`. */
+  drop(): void {
+    if (this.#handle === null) return;
+    this.#close();
+    rmSync(this.#beside, { force: true });
+  }
+
+  #close(): void {
+    closeSync(this.#handle!);
+    this.#handle = null;
+  }
 }

@@ -41,7 +41,7 @@ export class ConfigReader {
   }
 
   /** A setting that neva's model has fixed; absent means the same. */
-  only(c: Json, key: string, value: unknown, prefix = ''): void {
+  mustBe(c: Json, key: string, value: unknown, prefix = ''): void {
     const found = c[key] ?? value;
     if (found !== value) this.refuse(prefix + key, String(value), JSON.stringify(found));
   }

@@ -56,8 +56,8 @@ export function readConfigShapes(folder: string): ConfigShapes | null {
 class Reader extends ConfigReader {
   /** LLaVA's choice of hidden state and class token unless `feature` says otherwise. */
   vision(c: Json, feature: VisionFeature = LLAVA_FEATURE): VisionShape {
-    this.only(c, 'hidden_act', 'quick_gelu');
-    this.only(c, 'num_channels', 3);
+    this.mustBe(c, 'hidden_act', 'quick_gelu');
+    this.mustBe(c, 'num_channels', 3);
     return {
       imageSize: this.count(c, 'image_size', 224),
       patchSize: this.count(c, 'patch_size', 32),
@@ -76,9 +76,9 @@ class Reader extends ConfigReader {
     if (!isLlmType(textType)) {
       this.refuse('text_config.model_type', 'llama, nemotron or nvgpt', JSON.stringify(textType));
     }
-    this.only(tower, 'model_type', 'clip_vision_model', 'vision_config.');
-    this.only(c, 'projector_hidden_act', 'gelu');
-    this.only(c, 'multimodal_projector_bias', true);
+    this.mustBe(tower, 'model_type', 'clip_vision_model', 'vision_config.');
+    this.mustBe(c, 'projector_hidden_act', 'gelu');
+    this.mustBe(c, 'multimodal_projector_bias', true);
     const strategy = c.vision_feature_select_strategy ?? 'default';
     if (strategy !== 'default' && strategy !== 'full') {
       this.refuse('vision_feature_select_strategy', 'default or full', String(strategy));
@@ -101,7 +101,7 @@ class Reader extends ConfigReader {
 
   /** liuhaotian/llava-v1.5-7b and the like: the tower is named, its shape is not here. */
   originalLlava(c: Json): ConfigShapes {
-    this.only(c, 'mm_patch_merge_type', 'flat'); // anything else is LLaVA 1.6, which tiles its pictures
+    this.mustBe(c, 'mm_patch_merge_type', 'flat'); // anything else is LLaVA 1.6, which tiles its pictures
     const llm = readLlm(this, 'llama', c);
     const type = String(c.mm_projector_type ?? 'linear');
     const inputSize = this.count(c, 'mm_hidden_size', 1024);

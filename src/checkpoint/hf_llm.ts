@@ -82,13 +82,13 @@ export function readLlm(read: ConfigReader, type: LlmType, c: Json): LlmShape {
 function readBlock(read: ConfigReader, type: LlmType, c: Json, rope: Json): GptBlock {
   switch (type) {
     case 'llama':
-      read.only(c, 'attention_bias', false);
-      read.only(c, 'mlp_bias', false);
-      read.only(c, 'hidden_act', 'silu');
+      read.mustBe(c, 'attention_bias', false);
+      read.mustBe(c, 'mlp_bias', false);
+      read.mustBe(c, 'hidden_act', 'silu');
       return blockOf({} as LlmShape);
     case 'nemotron': {
       const bias = read.oneOf(c, 'attention_bias', YES_NO, 'false');
-      read.only(c, 'mlp_bias', bias);
+      read.mustBe(c, 'mlp_bias', bias);
       return {
         normalization: 'layernorm1p',
         activation: read.oneOf(c, 'hidden_act', PLAIN_ACTIVATIONS, 'relu2'),

@@ -11,12 +11,10 @@ export function define(command: Command): void {
   ).action(async (overrides: string[], flags: ConfigFlags & { model?: string; image?: string }) => {
     const config = await modelConfig(overrides, flags);
     if (!config) return;
-    const { openEngine } = await import('../engine/open.ts');
-    const { answerer, asked } = await import('../generate/answer.ts');
+    const { answerer } = await import('../generate/answer.ts');
     const { chat } = await import('../generate/chat.ts');
-    const { loadModel } = await import('../generate/load.ts');
-    const engine = await openEngine(config.trainer);
-    const loaded = loadModel(engine, asked(config, config.neva_model_file!));
+    const { openModel } = await import('../generate/load.ts');
+    const { engine, loaded } = await openModel(config, 'chat');
     await chat(
       { answer: answerer(engine, loaded, config.inference), picture: loaded.picture },
       { input: process.stdin, output: process.stdout, interactive: process.stdin.isTTY === true },

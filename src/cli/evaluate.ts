@@ -1,9 +1,7 @@
 /** `neva evaluate`: a data set with answers → metrics, as JSON. */
-import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import type { Command } from 'commander';
 import { mistake } from '../errors.ts';
-import { besideName } from '../files.ts';
-import type { GivenAnswer } from '../generate/evaluate.ts';
+import { LineFile } from '../files.ts';
 import { addConfigFlags, type ConfigFlags } from './hydra.ts';
 import { modelConfig, showProgress } from './inference.ts';
 
@@ -25,13 +23,12 @@ export function define(command: Command): void {
     const config = await modelConfig(overrides, flags);
     if (!config) return;
     const { evaluate } = await import('../generate/evaluate.ts');
-    const answers = flags.out === undefined ? null : answerFile(flags.out);
+    const answers = flags.out === undefined ? null : new LineFile(flags.out);
     try {
       const metrics = await evaluate(config, {
-        model: config.neva_model_file,
         limit: flags.limit ?? null,
         answers: flags.answers,
-        ...(answers ? { onAnswer: answers.write } : {}),
+        ...(answers ? { onAnswer: (answer) => answers.write(answer) } : {}),
         ...(process.stderr.isTTY ? { progress: showProgress } : {}),
       });
       answers?.keep();
@@ -40,28 +37,6 @@ export function define(command: Command): void {
       answers?.drop();
     }
   });
-}
-
-/** Written beside, renamed when it is whole. */
-function answerFile(path: string) {
-  const beside = besideName(path);
-  const file = openSync(beside, 'w');
-  let open = true;
-  const close = () => {
-    if (open) closeSync(file);
-    open = false;
-  };
-  return {
-    write: (answer: GivenAnswer) => void writeSync(file, `${JSON.stringify(answer)}\n`),
-    keep: () => {
-      close();
-      renameSync(beside, path);
-    },
-    drop: () => {
-      close();
-      rmSync(beside, { force: true });
-    },
-  };
 }
 
 function count(value: string): number {

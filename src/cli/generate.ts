@@ -22,7 +22,6 @@ export function define(command: Command): void {
     if (!config) return;
     const { generate } = await import('../generate/run.ts');
     await generate(config, {
-      model: config.neva_model_file,
       images: flags.image,
       prompt: flags.prompt ?? null,
       json: flags.json ?? false,

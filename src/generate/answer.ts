@@ -6,7 +6,7 @@ import type { Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { featuresPerImage, positionLimit } from '../model/shapes.ts';
 import { decode } from './decode.ts';
-import type { Asked, LoadedModel } from './load.ts';
+import type { LoadedModel } from './load.ts';
 import { uniformDraws } from './sample.ts';
 
 export interface Question {
@@ -23,12 +23,6 @@ export interface Reply {
   tokens: number;
   prompt_tokens: number;
   finish_reason: 'stop' | 'length';
-}
-
-/** What loading the model at `path` takes from a configuration. */
-export function asked({ base_model_file, model }: NevaConfig, path: string): Asked {
-  const { conv_template, template_compat } = model.data;
-  return { path, languageModel: base_model_file, template: conv_template, templateCompat: template_compat };
 }
 
 /**
@@ -72,7 +66,9 @@ export function answerer(engine: Engine, loaded: LoadedModel, inference: NevaCon
         vocabSize: tokenizer.vocabSize,
         ends: (tokens) => {
           onText?.(withoutEnd(tokenizer.decode(tokens).trimStart(), endStrings));
-          return endStrings.some((end) => tokenizer.decode(tokens, { special: true }).endsWith(end));
+          if (endStrings.length === 0) return false;
+          const written = tokenizer.decode(tokens, { special: true });
+          return endStrings.some((end) => written.endsWith(end));
         },
         draw,
       },

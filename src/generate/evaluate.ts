@@ -4,15 +4,12 @@ import { collate, type Sample } from '../data/collate.ts';
 import type { DataRecord } from '../data/parse-record.ts';
 import { SampleSource } from '../data/source.ts';
 import type { Engine } from '../engine/engine.ts';
-import { openEngine } from '../engine/open.ts';
 import { mistake } from '../errors.ts';
 import type { NevaModel } from '../model/neva.ts';
-import { answerer, asked, type Question } from './answer.ts';
-import { loadModel } from './load.ts';
+import { answerer, type Question } from './answer.ts';
+import { openModel } from './load.ts';
 
 export interface EvaluateRequest {
-  /** --model; null takes neva_model_file. */
-  model: string | null;
   /** Only so many records, from the first on. */
   limit: number | null;
   /** False leaves out the answers that the model gives by itself: loss and token accuracy only. */
@@ -51,8 +48,6 @@ export interface Evaluation {
 
 /** Throws a user error for a record that training would refuse. */
 export async function evaluate(config: NevaConfig, request: EvaluateRequest): Promise<Evaluation> {
-  const path = request.model ?? config.neva_model_file;
-  if (!path) throw mistake({ where: 'neva evaluate', problem: 'no model is named', fix: '--model FOLDER' });
   const { data_path: dataPath, image_folder: imageFolder } = config.model.data;
   if (!dataPath) {
     throw mistake({
@@ -61,8 +56,7 @@ export async function evaluate(config: NevaConfig, request: EvaluateRequest): Pr
       fix: 'model.data.data_path=FILE.json model.data.image_folder=FOLDER',
     });
   }
-  const engine = await openEngine(config.trainer);
-  const loaded = loadModel(engine, asked(config, path));
+  const { engine, loaded } = await openModel(config, 'evaluate');
   const source = await SampleSource.open({ ...loaded.source, dataPath, imageFolder });
   const answer = answerer(engine, loaded, config.inference);
   const total = Math.min(source.size, request.limit ?? source.size);

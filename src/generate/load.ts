@@ -4,17 +4,19 @@ import { isCheckpoint, readCheckpoint } from '../checkpoint/folder.ts';
 import { localPath } from '../checkpoint/hub.ts';
 import { addTower, isModel, openWhole } from '../checkpoint/parts.ts';
 import { openWeights } from '../checkpoint/weights.ts';
+import type { NevaConfig } from '../config/index.ts';
 import { type Aspect, imageStatistics, loadImage } from '../data/images.ts';
 import type { SourceOptions } from '../data/source.ts';
 import { type Compat, findTemplate, type Template } from '../data/templates.ts';
 import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts';
 import type { Engine } from '../engine/engine.ts';
+import { openEngine } from '../engine/open.ts';
 import { mistake } from '../errors.ts';
 import { NevaModel } from '../model/neva.ts';
 import { featuresPerImage, positionLimit } from '../model/shapes.ts';
 import { newestCheckpoint } from '../report/run_folder.ts';
 
-export interface Asked {
+interface Asked {
   /** Checkpoint, run, experiment or Hugging Face folder. */
   path: string;
   /** The language model, where `path` holds none and refers to none. */
@@ -36,7 +38,16 @@ export interface LoadedModel {
   source: Omit<SourceOptions, 'dataPath' | 'imageFolder'>;
 }
 
-export function loadModel(engine: Engine, asked: Asked): LoadedModel {
+/** neva_model_file, loaded on the engine that the configuration asks for. Throws a user error where no model is named. */
+export async function openModel(config: NevaConfig, verb: string): Promise<{ engine: Engine; loaded: LoadedModel }> {
+  const { neva_model_file: path, base_model_file: languageModel, model } = config;
+  if (!path) throw mistake({ where: `neva ${verb}`, problem: 'no model is named', fix: '--model FOLDER' });
+  const { conv_template: template, template_compat: templateCompat } = model.data;
+  const engine = await openEngine(config.trainer);
+  return { engine, loaded: loadModel(engine, { path, languageModel, template, templateCompat }) };
+}
+
+function loadModel(engine: Engine, asked: Asked): LoadedModel {
   const local = localPath(asked.path);
   const path = isModel(local) ? local : newestCheckpoint(local);
   const whole = openWhole(path);

@@ -1,16 +1,13 @@
 /** `neva generate`: one prompt from the command line, or a JSONL file of them. */
-import { closeSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { NevaConfig } from '../config/index.ts';
-import { openEngine } from '../engine/open.ts';
 import { mistake } from '../errors.ts';
-import { besideName } from '../files.ts';
-import { answerer, asked, type Reply, withImageTags } from './answer.ts';
-import { loadModel } from './load.ts';
+import { LineFile } from '../files.ts';
+import { answerer, type Reply, withImageTags } from './answer.ts';
+import { openModel } from './load.ts';
 
 export interface GenerateRequest {
-  /** --model; null takes neva_model_file. */
-  model: string | null;
   /** --image, in the order of the prompt's <image> tags. */
   images: readonly string[];
   /** --prompt; null takes inference.prompt_file. */
@@ -29,8 +26,6 @@ export interface Answer extends Reply {
 
 /** Answers, one at a time; throws user errors for paths and prompts that do not fit. */
 export async function generate(config: NevaConfig, request: GenerateRequest): Promise<void> {
-  const path = request.model ?? config.neva_model_file;
-  if (!path) throw mistake({ where: 'neva generate', problem: 'no model is named', fix: '--model FOLDER' });
   const promptFile = config.inference.prompt_file ?? config.prompt_file;
   if (request.prompt === null && !promptFile) {
     throw mistake({
@@ -39,9 +34,8 @@ export async function generate(config: NevaConfig, request: GenerateRequest): Pr
       fix: '--prompt TEXT, or inference.prompt_file=FILE.jsonl',
     });
   }
-  const engine = await openEngine(config.trainer);
-  const model = loadModel(engine, asked(config, path));
-  const answer = answerer(engine, model, config.inference);
+  const { engine, loaded } = await openModel(config, 'generate');
+  const answer = answerer(engine, loaded, config.inference);
   const place = config.inference.insert_media_token ?? config.inference.insert_image_token;
   const ask = async (prompt: string, images: readonly string[]): Promise<Answer> => {
     const turns = [{ from: 'human' as const, text: withImageTags(prompt, images.length, place) }];
@@ -53,7 +47,7 @@ export async function generate(config: NevaConfig, request: GenerateRequest): Pr
     request.print(request.json ? JSON.stringify(given) : given.text);
     return;
   }
-  await answerFile(config, promptFile!, model.path, ask, request);
+  await answerFile(config, promptFile!, loaded.path, ask, request);
 }
 
 type Line = Record<string, unknown> & { line: number; prompt: string; images: string[] };
@@ -68,8 +62,7 @@ async function answerFile(
 ): Promise<void> {
   const lines = readPrompts(promptFile, config.inference.media_base_path ?? config.inference.images_base_path);
   const output = config.inference.output_file ?? config.output_file;
-  const beside = output && besideName(output);
-  const handle = beside ? openSync(beside, 'w') : null;
+  const file = output ? new LineFile(output) : null;
   try {
     for (const [i, { line: _, images, ...fields }] of lines.entries()) {
       const given = await ask(fields.prompt, images);
@@ -81,15 +74,13 @@ async function answerFile(
         answer_id: i,
         metadata: { tokens: given.tokens, prompt_tokens: given.prompt_tokens, finish_reason: given.finish_reason },
       };
-      if (handle !== null) writeSync(handle, `${JSON.stringify(answered)}\n`);
+      if (file) file.write(answered);
       else print(json ? JSON.stringify(given) : JSON.stringify(answered));
       progress?.(i + 1, lines.length);
     }
-    if (handle !== null) closeSync(handle);
-    if (beside) renameSync(beside, output);
-  } catch (error) {
-    if (beside) rmSync(beside, { force: true });
-    throw error;
+    file?.keep();
+  } finally {
+    file?.drop();
   }
 }
 

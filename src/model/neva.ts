@@ -7,7 +7,7 @@ import { type BlockCache, Decoder, type DecoderInit } from './decoder.ts';
 import type { WeightSource } from './parameters.ts';
 import { Projector } from './projector.ts';
 import { packedPositions } from './rotary.ts';
-import { featuresPerImage, type NevaShape } from './shapes.ts';
+import { featuresPerImage, logitRows, type NevaShape } from './shapes.ts';
 import { stretch, type TensorSplit, WHOLE } from './split.ts';
 import { VisionTower } from './vision.ts';
 
@@ -55,9 +55,6 @@ export interface LossHead {
   /** Hidden states of labelled positions from … to−1 → the sum of their losses, a float32 scalar. */
   segment(from: number, to: number): Segment;
 }
-
-/** Logits [chunk, V] hold at most this many values: 64 MiB in float32. */
-const CHUNK_VALUES = 2 ** 24;
 
 export interface Part {
   name: 'vision_encoder' | 'projector' | 'llm';
@@ -262,7 +259,7 @@ export class NevaModel {
     const first = stretch(split, shape.vocabSize).start;
     return {
       rows: targets.length,
-      chunk: Math.max(1, Math.floor(CHUNK_VALUES / this.llm.shape.vocabSize)),
+      chunk: logitRows(shape.vocabSize),
       segment: (from, to) => {
         const wanted = engine.cast(engine.tensor(targets.slice(from, to), [to - from]), 'int64');
         return {

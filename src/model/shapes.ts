@@ -130,3 +130,9 @@ export function featuresPerImage(v: VisionShape): number {
   const side = Math.floor(v.imageSize / v.patchSize);
   return side * side + 1 - v.classTokenLength;
 }
+
+/** Logits [rows, V] hold at most this many values: 64 MiB in float32. */
+const CHUNK_VALUES = 2 ** 24;
+
+/** Labelled positions whose logits are made at a time. */
+export const logitRows = (vocabSize: number): number => Math.max(1, Math.floor(CHUNK_VALUES / vocabSize));

@@ -4,7 +4,7 @@
  */
 import { isGated } from '../model/mlp.ts';
 import { projectorDepth } from '../model/projector.ts';
-import { blockOf, featuresPerImage, type VisionShape } from '../model/shapes.ts';
+import { blockOf, featuresPerImage, logitRows, type VisionShape } from '../model/shapes.ts';
 import { blocksUsed } from '../model/vision.ts';
 import { computeBytes, type Setting } from './setting.ts';
 
@@ -17,9 +17,6 @@ export interface MicroSize {
   /** M */
   labels: number;
 }
-
-/** Logits of so many values are made at a time (src/model/neva.ts). */
-const CHUNK_VALUES = 2 ** 24;
 
 export function typicalMicro({ microBatch, record }: Setting): MicroSize {
   return {
@@ -138,7 +135,7 @@ function headMoment(setting: Setting, { labels }: MicroSize): number {
   const { shape, tensor, trains } = setting;
   const { vocabSize: V, hiddenSize: C } = shape.llm;
   const w = computeBytes(setting);
-  const rows = Math.min(labels, Math.max(1, Math.floor(CHUNK_VALUES / V)));
+  const rows = Math.min(labels, logitRows(V));
   const share = V / tensor;
   const logits = rows * share * (w < 4 ? 2 * w + 12 : 12);
   // Each chunk's gradient of the head, before it is added to the sum.

@@ -7,7 +7,7 @@
  * agree on stopping.
  *
  * Everything else is elsewhere: how a micro batch walks through the model in walk.ts, the update in optimizer.ts, the
- * learning rate in schedule.ts, what is trained and where it comes from in stage.ts, the batches in src/data.
+ * learning rate in schedule.ts, what is trained and where it comes from in assemble.ts, the batches in src/data.
  */
 import type { GlobalBatch, MicroBatch } from '../data/types.ts';
 import type { Engine, Parameter, Tensor } from '../engine/engine.ts';

@@ -2,7 +2,7 @@
 import { hostname } from 'node:os';
 import { type CheckpointState, readCheckpoint, restore } from '../checkpoint/folder.ts';
 import type { NevaConfig } from '../config/index.ts';
-import { type DataOptions, type Loader, openLoader } from '../data/loader.ts';
+import { type Loader, openLoader } from '../data/loader.ts';
 import type { GlobalBatch } from '../data/types.ts';
 import type { Engine, Parameter } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
@@ -13,7 +13,7 @@ import { openRanks, type Ranks } from '../parallel/ranks.ts';
 import { settingOf } from '../plan/setting.ts';
 import type { Report } from '../report/report.ts';
 import { markFinished, type RunFolder } from '../report/run_folder.ts';
-import { type Assembled, assemble } from './assemble.ts';
+import { assemble } from './assemble.ts';
 import { tellBadRecords } from './bad_records.ts';
 import { dataOptions, validationOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
@@ -23,7 +23,7 @@ import { openEma } from './open_ema.ts';
 import { openOptimizer } from './open_optimizer.ts';
 import type { Recompute } from './recompute.ts';
 import { savePlan } from './save_plan.ts';
-import { openSaving } from './saving.ts';
+import { openSaving, type SavingParts } from './saving.ts';
 import type { Schedule } from './schedule.ts';
 import { refuseUnsupported } from './supported.ts';
 import { validate } from './validate.ts';
@@ -111,15 +111,7 @@ async function visionFeatures({
 
 const BEGINNING: Position = { step: 0, epoch: 0, consumedSamples: 0, valLoss: null };
 
-interface Setting {
-  stage: string;
-  engine: Engine;
-  config: NevaConfig;
-  run: RunFolder;
-  report: Report;
-  ranks: Ranks;
-  assembled: Assembled;
-  data: DataOptions;
+interface Setting extends Omit<SavingParts, 'optimizer' | 'ema' | 'scaler'> {
   loader: Loader;
   /** State of the checkpoint that the run goes on from. */
   resumed: CheckpointState | null;

@@ -11,6 +11,7 @@ import { Header } from 'tar';
 import { checkData } from '../../src/data/check.ts';
 import { openDataset } from '../../src/data/dataset.ts';
 import { openImageStore } from '../../src/data/image-store.ts';
+import type { ProblemKind } from '../../src/data/problem.ts';
 import { loadTokenizer } from '../../src/data/tokenizer.ts';
 import { isUserError } from '../../src/errors.ts';
 import { fixture } from '../support/fixtures.ts';
@@ -68,18 +69,7 @@ async function checked(dataPath: string, imageFolder: string | null = folder, mo
   }
 }
 
-type Outcome =
-  | 'good'
-  | 'refused'
-  | 'json'
-  | 'record'
-  | 'image_count'
-  | 'image_missing'
-  | 'image_outside'
-  | 'image_unreadable'
-  | 'image_too_large'
-  | 'image_cut'
-  | 'no_labels';
+type Outcome = 'good' | 'refused' | ProblemKind;
 
 function cases(
   what: string,

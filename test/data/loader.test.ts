@@ -8,20 +8,13 @@ import { type DataOptions, type MetProblem, openLoader } from '../../src/data/lo
 import { Pipeline } from '../../src/data/pipeline.ts';
 import type { GlobalBatch } from '../../src/data/types.ts';
 import { packageRoot } from '../../src/root.ts';
+import { dataOptions, record as plainRecord } from '../support/data_set.ts';
 
 const fixtures = join(packageRoot, 'test', 'fixtures', 'data');
 const folder = mkdtempSync(join(tmpdir(), 'neva-loader-'));
 after(() => rmSync(folder, { recursive: true }));
 
-const PICTURES = ['rgb.png', 'photo.jpg', 'odd.png', 'grey.png', 'rgba.png'];
-const record = (i: number) => ({
-  id: `r${i}`,
-  ...(i % 4 === 3 ? {} : { image: PICTURES[i % 5] }),
-  conversations: [
-    { from: 'human', value: i % 4 === 3 ? `What is ${i}?` : `<image>\nHow many ${'dogs '.repeat(i % 3)}?` },
-    { from: 'gpt', value: `There are ${i}.` },
-  ],
-});
+const record = (i: number) => plainRecord(i, i % 3);
 
 function write(name: string, records: unknown[]): string {
   const path = join(folder, name);
@@ -35,28 +28,7 @@ const goodRecords = write(
   Array.from({ length: 11 }, (_, i) => record(i)),
 );
 
-function options(overrides: Partial<DataOptions> = {}): DataOptions {
-  return {
-    dataPath: goodRecords,
-    imageFolder: join(fixtures, 'images'),
-    tokenizerFolder: join(fixtures, 'tokenizer-new'),
-    template: 'v1',
-    maxLength: 256,
-    imageSize: 28,
-    featuresPerImage: 4,
-    aspect: 'square',
-    useImStartEnd: false,
-    microBatchSize: 2,
-    globalBatchSize: 4,
-    dataParallelRank: 0,
-    dataParallelSize: 1,
-    seed: 7,
-    dataloaderType: 'cyclic',
-    prefetchBatches: 2,
-    onError: 'error',
-    ...overrides,
-  };
-}
+const options = (overrides: Partial<DataOptions> = {}): DataOptions => dataOptions(goodRecords, overrides);
 
 async function take(given: DataOptions, consumedSamples: number, count: number) {
   const loader = await openLoader(given, { consumedSamples });

@@ -8,21 +8,12 @@ import { packFile, writePacks } from '../../src/data/pack_index.ts';
 import { efficiency, PACKING_ALGORITHMS, pack } from '../../src/data/packing.ts';
 import { type DataOptions, Pipeline } from '../../src/data/pipeline.ts';
 import type { MicroBatch } from '../../src/data/types.ts';
-import { packageRoot } from '../../src/root.ts';
+import { dataOptions, record as plainRecord } from '../support/data_set.ts';
 
-const fixtures = join(packageRoot, 'test', 'fixtures', 'data');
 const folder = mkdtempSync(join(tmpdir(), 'neva-packing-'));
 after(() => rmSync(folder, { recursive: true }));
 
-const PICTURES = ['rgb.png', 'photo.jpg', 'odd.png', 'grey.png', 'rgba.png'];
-const record = (i: number, image: string | undefined = PICTURES[i % 5]) => ({
-  id: `r${i}`,
-  ...(i % 4 === 3 ? {} : { image }),
-  conversations: [
-    { from: 'human', value: i % 4 === 3 ? `What is ${i}?` : `<image>\nHow many ${'dogs '.repeat((i * 7) % 23)}?` },
-    { from: 'gpt', value: `There are ${i}.` },
-  ],
-});
+const record = (i: number, image?: string) => plainRecord(i, (i * 7) % 23, image);
 
 function write(name: string, records: unknown[]): string {
   const path = join(folder, name);
@@ -35,29 +26,8 @@ const good = write(
   Array.from({ length: 22 }, (_, i) => record(i)),
 );
 
-function options(overrides: Partial<DataOptions> = {}): DataOptions {
-  return {
-    dataPath: good,
-    imageFolder: join(fixtures, 'images'),
-    tokenizerFolder: join(fixtures, 'tokenizer-new'),
-    template: 'v1',
-    maxLength: 192,
-    imageSize: 28,
-    featuresPerImage: 4,
-    aspect: 'square',
-    useImStartEnd: false,
-    microBatchSize: 1,
-    globalBatchSize: 8,
-    dataParallelRank: 0,
-    dataParallelSize: 1,
-    seed: 7,
-    dataloaderType: 'cyclic',
-    prefetchBatches: 2,
-    onError: 'error',
-    packed: true,
-    ...overrides,
-  };
-}
+const options = (overrides: Partial<DataOptions> = {}): DataOptions =>
+  dataOptions(good, { maxLength: 192, microBatchSize: 1, globalBatchSize: 8, packed: true, ...overrides });
 
 async function batchAt(position: number, overrides: Partial<DataOptions> = {}) {
   const pipeline = await Pipeline.open(options(overrides));

@@ -58,7 +58,7 @@ test('neighbours share a node; a machine with one, fewer ranks than nodes, and N
 
 test('ranks run on the cores that they are given, with a thread for each', async (t) => {
   const mine = cpuList(/^Cpus_allowed_list:\s*(\S+)/m.exec(readFileSync('/proc/self/status', 'utf8'))![1]!);
-  if (mine.length < 2) return t.skip('one core');
+  if (mine.length < 2) return t.skip('one core cannot be shared out');
   const [first, second] = mine as [number, number];
   const cores = coresOfRanks(2, () => {}, { nodes: [[first], [second]], env: {} });
   if (cores === null) return t.skip('neither numactl nor taskset');

@@ -6,7 +6,7 @@ import { NO_REDUCTION } from '../../src/parallel/data.ts';
 import { ALONE } from '../../src/parallel/group.ts';
 import { SINGLE } from '../../src/parallel/ranks.ts';
 import type { StepMetrics } from '../../src/report/metrics.ts';
-import { trainLoop } from '../../src/train/loop.ts';
+import { type LoopOptions, trainLoop } from '../../src/train/loop.ts';
 import { LossScaler } from '../../src/train/loss_scale.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { KEEP_ALL } from '../../src/train/recompute.ts';
@@ -26,6 +26,17 @@ const SCHEDULE = {
   constantSteps: 0,
   maxSteps: 20,
 };
+
+const loopOptions = (maxSteps: number): LoopOptions => ({
+  maxSteps,
+  save: NEVER,
+  validateEvery: 0,
+  lossReduction: 'tokens',
+  recompute: KEEP_ALL,
+  trains: { llm: true, projector: true, vision: false },
+  peakFlops: null,
+});
+const BEGINNING = { step: 0, epoch: 0, consumedSamples: 0, valLoss: null };
 
 /** As assemble.ts prepares weights that train; `o2`: below float32, with a main weight. */
 function prepare(parameter: Parameter, dtype: DType, o2: boolean): void {
@@ -67,16 +78,8 @@ async function run({ steps, dtype = 'float32', o2 = false, scaler, remainders = 
       save: async () => {},
       validate: async () => Number.NaN,
     },
-    {
-      maxSteps: steps,
-      save: NEVER,
-      validateEvery: 0,
-      lossReduction: 'tokens',
-      recompute: KEEP_ALL,
-      trains: { llm: true, projector: true, vision: false },
-      peakFlops: null,
-    },
-    { step: 0, epoch: 0, consumedSamples: 0, valLoss: null },
+    loopOptions(steps),
+    BEGINNING,
   );
   const mains = new Map<string, Uint8Array>();
   optimizer.withWhole(() => {
@@ -180,16 +183,8 @@ test('gradients that are not finite at any scale end the run', async () => {
         save: async () => {},
         validate: async () => Number.NaN,
       },
-      {
-        maxSteps: 1,
-        save: NEVER,
-        validateEvery: 0,
-        lossReduction: 'tokens',
-        recompute: KEEP_ALL,
-        trains: { llm: true, projector: true, vision: false },
-        peakFlops: null,
-      },
-      { step: 0, epoch: 0, consumedSamples: 0, valLoss: null },
+      loopOptions(1),
+      BEGINNING,
     ),
     /step 1: the loss is NaN .* at loss scale 1; the last checkpoint is good/,
   );
