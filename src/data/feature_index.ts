@@ -22,15 +22,19 @@ export interface CachedPicture extends FeaturePlace {
 }
 
 export class FeatureIndex {
-  readonly #pictures = new Map<string, CachedPicture>();
+  /** By name: a picture that has changed stands in a list of its own, and its old features stay in theirs. */
+  readonly #pictures = new Map<string, CachedPicture[]>();
 
   /** `folder` may not be there yet. A list is there when its features are. */
   constructor(folder: string) {
     const lists = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.jsonl')) : [];
-    for (const list of lists.sort()) {
+    for (const list of lists) {
       for (const line of readFileSync(join(folder, list), 'utf8').trimEnd().split('\n')) {
         const picture = JSON.parse(line) as CachedPicture;
-        this.#pictures.set(picture.name, { ...picture, file: join(folder, picture.file) });
+        const known = { ...picture, file: join(folder, picture.file) };
+        const others = this.#pictures.get(picture.name);
+        if (others) others.push(known);
+        else this.#pictures.set(picture.name, [known]);
       }
     }
   }
@@ -39,8 +43,7 @@ export class FeatureIndex {
   find(image: ImageFile): FeaturePlace | null {
     const known = this.#pictures.get(image.name);
     const stamp = known ? image.stamp() : null;
-    return known && stamp && stamp.size === known.size && stamp.time === known.time
-      ? { file: known.file, offset: known.offset }
-      : null;
+    const same = known?.find(({ size, time }) => size === stamp?.size && time === stamp.time);
+    return same ? { file: same.file, offset: same.offset } : null;
   }
 }
