@@ -19,6 +19,7 @@ before the clock starts, as many threads as neva gets. dtype `bfloat16` holds th
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import sys
@@ -30,6 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", str(spec.get("threads", 2)))
 import torch  # noqa: E402  (the thread count must be set first)
 import transformers  # noqa: E402
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration  # noqa: E402
+
+# Graph breaks in transformers' own checks are its business; they would bury the result.
+logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
 
 BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
