@@ -4,7 +4,8 @@
  *
  *     npm run build && node dist/bench/data/run.js [--rounds 10] [--pictures 20] [--size 336]
  *
- * Needs pillow, torch and transformers in the python3 on PATH. Writes bench/results/DATE-data.json.
+ * Needs pillow, torch and transformers in the python3 on PATH; with torchvision, CLIPImageProcessor's other backend is timed as well.
+ * Writes bench/results/DATE-data.json.
  */
 import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -15,6 +16,7 @@ import { parseArgs } from 'node:util';
 import sharp from 'sharp';
 import { decodeFile, loadImage } from '../../src/data/images.ts';
 import { generator } from '../../src/data/permutation.ts';
+import { buildJpeg, loadJpeg } from '../../src/engine/jpeg.ts';
 import { packageRoot } from '../../src/root.ts';
 
 const { values: flags } = parseArgs({
@@ -41,24 +43,40 @@ async function writePhoto(path: string): Promise<void> {
     .toFile(path);
 }
 
+await buildJpeg(console.error);
+const jpeg = loadJpeg();
 const folder = mkdtempSync(join(tmpdir(), 'neva-bench-'));
 const photo = join(folder, 'photo.jpg');
 await writePhoto(photo);
 sharp.concurrency(1);
 sharp.cache(false);
 
-const peer = spawn('python3', [join(packageRoot, 'bench', 'data', 'pillow_peer.py'), photo, String(size)], {
-  stdio: ['pipe', 'pipe', 'inherit'],
-});
-const lines = createInterface({ input: peer.stdout })[Symbol.asyncIterator]();
-const next = async () => {
-  const line = await lines.next();
-  if (line.done) throw new Error('the Python side ended early');
-  return line.value;
-};
+/** Python beside us; each of the processors in a process of its own, for what malloc keeps of one speeds up the other. */
+function openPeer() {
+  const script = join(packageRoot, 'bench', 'data', 'pillow_peer.py');
+  const child = spawn('python3', [script, photo, String(size)], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const next = async () => {
+    const line = await lines.next();
+    if (line.done) throw new Error('the Python side ended early');
+    return line.value;
+  };
+  return {
+    ready: next,
+    /** CPU seconds that the request took. */
+    async run(request: string) {
+      child.stdin.write(`${request}\n`);
+      return Number(await next());
+    },
+    close: () => child.stdin.end(),
+  };
+}
+
+const pillow = openPeer();
+const torchvision = openPeer();
 const options = { imageSize: size, aspect: 'square' } as const;
 for (let i = 0; i < 20; i++) await loadImage(photo, options);
-await next();
+await Promise.all([pillow.ready(), torchvision.ready()]);
 
 const own = async (count: number, work: () => Promise<unknown>) => {
   const before = process.cpuUsage();
@@ -66,29 +84,35 @@ const own = async (count: number, work: () => Promise<unknown>) => {
   const { user, system } = process.cpuUsage(before);
   return (user + system) / 1e6;
 };
-const theirs = async (request: string) => {
-  peer.stdin.write(`${request}\n`);
-  return Number(await next());
-};
-const seconds = { neva: 0, pillow: 0 };
+const seconds = { neva: 0, pillow: 0, torchvision: 0 };
 const decoding = { neva: 0, pillow: 0 };
 for (let round = 0; round < rounds; round++) {
   seconds.neva += await own(pictures, () => loadImage(photo, options));
-  seconds.pillow += await theirs(`whole ${pictures}`);
+  seconds.pillow += await pillow.run(`whole ${pictures}`);
+  seconds.torchvision += await torchvision.run(`torchvision ${pictures}`);
   decoding.neva += await own(pictures, () => decodeFile(photo));
-  decoding.pillow += await theirs(`decode ${pictures}`);
+  decoding.pillow += await pillow.run(`decode ${pictures}`);
 }
-peer.stdin.end();
+pillow.close();
+torchvision.close();
 rmSync(folder, { recursive: true });
 
-const rate = (spent: number) => Number(((rounds * pictures) / spent).toFixed(1));
+// Null where there is no torchvision.
+const rounded = (value: number, digits: number) => (Number.isFinite(value) ? Number(value.toFixed(digits)) : null);
+const rate = (spent: number) => rounded((rounds * pictures) / spent, 1);
 const result = {
   date: new Date().toISOString().slice(0, 10),
   cpu: cpus()[0]?.model,
   node: process.version,
   size,
-  picturesPerSecondAndCore: { neva: rate(seconds.neva), pillow: rate(seconds.pillow) },
-  ratio: Number((seconds.pillow / seconds.neva).toFixed(2)),
+  decoder: jpeg ? `libjpeg-turbo ${jpeg.version}` : 'sharp',
+  picturesPerSecondAndCore: {
+    neva: rate(seconds.neva),
+    pillow: rate(seconds.pillow),
+    torchvision: rate(seconds.torchvision),
+  },
+  ratio: rounded(seconds.pillow / seconds.neva, 2),
+  ratioToTorchvision: rounded(seconds.torchvision / seconds.neva, 2),
   decodedPerSecondAndCore: { neva: rate(decoding.neva), pillow: rate(decoding.pillow) },
 };
 console.log(JSON.stringify(result, null, 2));

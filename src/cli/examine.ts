@@ -1,7 +1,9 @@
 /** What `neva doctor` finds on this machine. Nothing is changed, fetched or built. */
 import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
-import { addonIsCurrent, addonPath, findCompiler } from '../engine/torch/build.ts';
+import { loadJpeg } from '../engine/jpeg.ts';
+import { addonIsCurrent, addonPath } from '../engine/torch/build.ts';
+import { findCompiler } from '../engine/torch/compiler.ts';
 import { fetchCommand, findLibtorch, type LibTorch } from '../engine/torch/libtorch.ts';
 import { loadNative } from '../engine/torch/native.ts';
 import { ask, findProgram, installCommand } from '../engine/torch/tools.ts';
@@ -26,6 +28,8 @@ export interface Findings {
     cpuCapability: string | null;
   } | null;
   tfjs: TfjsFindings;
+  /** Version of the libjpeg-turbo that decodes JPEGs; null where sharp does. */
+  jpeg: string | null;
   cpu: { model: string; cores: number; torchThreads: number | null; features: string[] };
   memory: { totalBytes: number; freeBytes: number };
   gpus: Gpu[];
@@ -61,6 +65,7 @@ export function examine(): Findings {
     libtorch,
     addon,
     tfjs,
+    jpeg: loadJpeg()?.version ?? null,
     cpu: {
       model: cpus()[0]?.model ?? 'unknown',
       cores: availableParallelism(),
@@ -159,6 +164,12 @@ export function describe(found: Findings): string {
     ],
     ['addon', addon ? `${addon.state} (${addon.path})` : 'needs LibTorch first'],
     ['tfjs', describeTfjs(found.tfjs)],
+    [
+      'JPEGs',
+      found.jpeg
+        ? `libjpeg-turbo ${found.jpeg}`
+        : `sharp; twice as fast after: ${installCommand('jpeg')}, npx neva setup`,
+    ],
     ['CPU', `${cpu.model}, ${cpu.cores} cores, ${cpu.features.join(' ') || 'features unknown'}`],
     ...(cpu.torchThreads === null
       ? []

@@ -14,11 +14,18 @@ folder; if it is in none of them, pip fetches it into the last. CXX names anothe
 async function setup(): Promise<void> {
   const { ensureAddon } = await import('../engine/torch/build.ts');
   const { loadNative } = await import('../engine/torch/native.ts');
+  const { buildJpeg, loadJpeg } = await import('../engine/jpeg.ts');
   const startedAt = performance.now();
-  const { path, libtorch } = await ensureAddon((line) => console.error(line));
+  const say = (line: string) => console.error(line);
+  await buildJpeg(say, { again: true });
+  const { path, libtorch } = await ensureAddon(say);
   const { torch, cuda, cpuCapability } = loadNative().versions();
   console.log(`LibTorch  ${libtorch.version} in ${libtorch.root} (${libtorch.source})`);
   console.log(`addon     ${path}`);
   console.log(`loads     torch ${torch}, CPU ${cpuCapability}${cuda ? ', CUDA' : ''}`);
+  const jpeg = loadJpeg();
+  console.log(
+    `JPEGs     ${jpeg ? `libjpeg-turbo ${jpeg.version}` : 'sharp; faster once the headers of libjpeg-turbo are installed'}`,
+  );
   console.log(`Ready after ${((performance.now() - startedAt) / 1000).toFixed(1)} s.`);
 }

@@ -4,6 +4,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp, { type Sharp } from 'sharp';
+import { loadJpeg } from '../engine/jpeg.ts';
 import { mistake } from '../errors.ts';
 import { readLimited } from './files.ts';
 import { problem } from './problem.ts';
@@ -53,6 +54,8 @@ export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PI
     // The most frequent kind needs no look at the metadata first, which costs a tenth of its decoding.
     const frame = jpegFrame(bytes);
     if (frame?.bits === 8 && frame.components === 3) {
+      const fast = await decodeJpeg(bytes, frame, maxPixels);
+      if (fast) return fast;
       const { data, width, height, channels } = await raw(sharp(bytes, options));
       return { data: toRgb(data, channels, width * height), width, height };
     }
@@ -72,6 +75,20 @@ export async function decode(bytes: Uint8Array, path: string, maxPixels = MAX_PI
   } catch (error) {
     throw unreadable(error as Error, bytes, path, maxPixels);
   }
+}
+
+/**
+ * Through libjpeg-turbo, where that is there and takes the file; null otherwise, and what is wrong with it is for sharp to say.
+ */
+async function decodeJpeg(
+  bytes: Uint8Array,
+  { width, height }: { width: number; height: number },
+  maxPixels: number,
+): Promise<Picture | null> {
+  const decoder = loadJpeg();
+  if (!decoder || width === 0 || height === 0 || width * height > maxPixels) return null;
+  const data = Buffer.allocUnsafeSlow(width * height * 3);
+  return (await decoder.decode(bytes, data, width, height)) ? { data, width, height } : null;
 }
 
 /** Frame header of a JPEG, or null where the bytes are none: its size is known without decoding. */

@@ -3,21 +3,17 @@
  * The compiler is called directly (docs/decisions.md says why there is no CMake); only what changed is compiled again.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { mistake } from '../../errors.ts';
-import { besideName, writeFileAtomic } from '../../files.ts';
+import { writeFileAtomic } from '../../files.ts';
 import { packageRoot } from '../../root.ts';
+import { buildJpeg } from '../jpeg.ts';
+import { findCompiler, makeFile } from './compiler.ts';
 import { fetchLibtorch, findLibtorch, type LibTorch, type Where } from './libtorch.ts';
-import { type Environment, findProgram, installCommand, runProgram } from './tools.ts';
-
-export interface Compiler {
-  program: string;
-  /** What stands in CXX after the program: `ccache g++` has one. */
-  args: string[];
-}
+import { type Environment, installCommand } from './tools.ts';
 
 export interface Addon {
   path: string;
@@ -31,28 +27,6 @@ export interface BuildOptions {
   buildDir?: string;
   env?: Environment;
   say?: (line: string) => void;
-}
-
-/** The compiler named by CXX, or the first of the usual ones on PATH; null if there is none. */
-export function findCompiler(env: Environment = process.env): Compiler | null {
-  const named = env.CXX?.trim();
-  if (named) {
-    const [name = '', ...args] = named.split(/\s+/);
-    const program = findProgram(name, env);
-    if (program) return { program, args };
-    throw mistake({
-      where: 'CXX',
-      problem: 'there is no such compiler',
-      found: named,
-      fix: 'correct CXX, or unset it to let neva take g++ or clang++ from PATH',
-    });
-  }
-  const usual = process.platform === 'darwin' ? ['clang++', 'g++', 'c++'] : ['g++', 'clang++', 'c++'];
-  for (const name of usual) {
-    const program = findProgram(name, env);
-    if (program) return { program, args: [] };
-  }
-  return null;
 }
 
 /** Where the addon for this LibTorch and this machine's kind is built. */
@@ -183,6 +157,7 @@ export async function ensureAddon(say: (line: string) => void, where: Where = {}
   const libtorch = found ?? (await fetchLibtorch(say, where));
   const options: BuildOptions = { libtorch, say };
   if (where.env) options.env = where.env;
+  await buildJpeg(say, { env: where.env });
   return { path: await buildAddon(options), libtorch };
 }
 
@@ -203,22 +178,6 @@ async function inTurn<T>(items: readonly T[], width: number, work: (item: T) => 
   };
   const results = await Promise.allSettled(Array.from({ length: width }, worker));
   for (const result of results) if (result.status === 'rejected') throw result.reason;
-}
-
-/** Has the compiler write `output` beside and renames it; its time is that of the start, so later edits count as newer. */
-async function makeFile(compiler: Compiler, output: string, args: readonly string[], name: string): Promise<void> {
-  const beside = besideName(output);
-  const startedAt = new Date();
-  try {
-    const run = await runProgram(compiler.program, [...compiler.args, ...args, '-o', beside]);
-    if (run.status !== 0) {
-      throw new Error(`${compiler.program} could not build ${name} (status ${run.status}):\n${run.output.trim()}`);
-    }
-    utimesSync(beside, startedAt, startedAt);
-    renameSync(beside, output);
-  } finally {
-    rmSync(beside, { force: true });
-  }
 }
 
 function makeObjectFolder(path: string): void {

@@ -22,16 +22,25 @@ export function findProgram(name: string, env: Environment = process.env): strin
 }
 
 const packageManagers = [
-  ['apt-get', 'apt-get install -y', { compiler: 'g++', python: 'python3', pip: 'python3-pip' }],
-  ['dnf', 'dnf install -y', { compiler: 'gcc-c++', python: 'python3', pip: 'python3-pip' }],
-  ['apk', 'apk add', { compiler: 'g++', python: 'python3', pip: 'py3-pip' }],
-  ['pacman', 'pacman -S', { compiler: 'gcc', python: 'python', pip: 'python-pip' }],
-  ['zypper', 'zypper install -y', { compiler: 'gcc-c++', python: 'python3', pip: 'python3-pip' }],
+  ['apt-get', 'apt-get install -y', { compiler: 'g++', python: 'python3', pip: 'python3-pip', jpeg: 'libjpeg-dev' }],
+  [
+    'dnf',
+    'dnf install -y',
+    { compiler: 'gcc-c++', python: 'python3', pip: 'python3-pip', jpeg: 'libjpeg-turbo-devel' },
+  ],
+  ['apk', 'apk add', { compiler: 'g++', python: 'python3', pip: 'py3-pip', jpeg: 'libjpeg-turbo-dev' }],
+  ['pacman', 'pacman -S', { compiler: 'gcc', python: 'python', pip: 'python-pip', jpeg: 'libjpeg-turbo' }],
+  [
+    'zypper',
+    'zypper install -y',
+    { compiler: 'gcc-c++', python: 'python3', pip: 'python3-pip', jpeg: 'libjpeg62-devel' },
+  ],
 ] as const;
 
-/** The command that installs a missing program on this machine. */
-export function installCommand(what: 'compiler' | 'python' | 'pip', env: Environment = process.env): string {
+/** The command that installs a missing program, or libjpeg-turbo's headers, on this machine. */
+export function installCommand(what: 'compiler' | 'python' | 'pip' | 'jpeg', env: Environment = process.env): string {
   if (process.platform === 'darwin' && what === 'compiler') return 'xcode-select --install';
+  if (process.platform === 'darwin' && what === 'jpeg') return 'brew install jpeg-turbo';
   if (process.platform === 'darwin') return what === 'python' ? 'brew install python' : 'python3 -m ensurepip';
   const prefix = process.getuid?.() === 0 ? '' : 'sudo ';
   for (const [manager, command, names] of packageManagers) {

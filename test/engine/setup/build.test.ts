@@ -5,7 +5,8 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { addonIsCurrent, type BuildOptions, buildAddon, findCompiler } from '../../../src/engine/torch/build.ts';
+import { addonIsCurrent, type BuildOptions, buildAddon } from '../../../src/engine/torch/build.ts';
+import { findCompiler } from '../../../src/engine/torch/compiler.ts';
 import type { LibTorch } from '../../../src/engine/torch/libtorch.ts';
 import { isUserError } from '../../../src/errors.ts';
 
