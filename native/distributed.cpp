@@ -218,7 +218,7 @@ napi_value reduce_scatter(Call& call) {
 }
 
 napi_value send(Call& call) {
-  std::vector<at::Tensor> message{dense(as_tensor(call.env, call[1]))};
+  std::vector<at::Tensor> message{as_tensor(call.env, call[1]).contiguous()};
   const int tag = static_cast<int>(as_int(call.env, call[3], "tag"));
   ProcessGroup& group = as_group(call);
   group.count(Kind::send, message[0]);

@@ -6,7 +6,8 @@ import type { NevaConfig } from '../config/index.ts';
 import { isUserError, mistake, UserError } from '../errors.ts';
 import { HARDWARE_NAMES, type Hardware, hardwareOf } from '../plan/hardware.ts';
 import { makePlan, type Plan } from '../plan/plan.ts';
-import { microBatches, type RecordSize, type Setting, settingOf, typicalRecord, worldOf } from '../plan/setting.ts';
+import { type RecordSize, typicalRecord } from '../plan/record.ts';
+import { microBatches, type Setting, settingOf, worldOf } from '../plan/setting.ts';
 import { addConfigFlags, type ConfigFlags, composeOrShow } from './hydra.ts';
 import { table } from './table.ts';
 
@@ -88,8 +89,9 @@ async function plan(words: string[], flags: Flags): Promise<void> {
   const { unsupported } = await import('../train/supported.ts');
   const all = [...notes, ...unsupported(config).map((text) => `not in this build: ${text}`)];
   if (flags.json) {
-    const { tensor, pipeline, data, microBatch, globalBatch, steps } = setting;
-    const asked = { stage, hardware: hardware.name, tensor, pipeline, data, microBatch, globalBatch, steps, record };
+    const { tensor, layout, data, microBatch, globalBatch, steps } = setting;
+    const sizes = { tensor, pipeline: layout.length, layout, data };
+    const asked = { stage, hardware: hardware.name, ...sizes, microBatch, globalBatch, steps, record };
     console.log(JSON.stringify({ ...asked, ...made, notes: all }, null, 2));
   } else console.log(describe(stage, setting, hardware, made, all));
 }
@@ -154,7 +156,8 @@ const gb = (bytes: number) => (bytes >= 1e8 ? (bytes / 1e9).toFixed(2) : (bytes 
 const seconds = (value: number) => value.toPrecision(3);
 
 function describe(stage: Stage, setting: Setting, hardware: Hardware, made: Plan, notes: readonly string[]): string {
-  const { tensor, pipeline, data, microBatch, globalBatch, record, precision, steps } = setting;
+  const { tensor, layout, data, microBatch, globalBatch, record, precision, steps } = setting;
+  const pipeline = layout.length > 1 ? `${layout.length} (${layout.join(' + ')} layers)` : '1';
   const { memory, longest, available, step, hours, cost } = made;
   const optimizer = setting.sharded && data > 1 ? 'Adam, this rank’s part' : 'Adam';
   const bytes: [string, number][] = [

@@ -69,9 +69,27 @@ function layout({ trainer, model }: NevaConfig, context: RuleContext, report: Re
   }
 }
 
+/** Where the number of layers comes from a checkpoint, it is compared when that is open. */
+function stages(model: NevaConfig['model'], report: Report): void {
+  const { num_layers: layers, pipeline_model_parallel_size: size, pipeline_model_parallel_layout: layout } = model;
+  if (layers !== null && layers < size) {
+    report('model.pipeline_model_parallel_size', 'more stages than the language model has layers', {
+      expected: `at most model.num_layers=${layers}`,
+      found: String(size),
+    });
+  }
+  const total = layout?.reduce((sum, blocks) => sum + blocks, 0);
+  if (layout !== null && (layout.length !== size || (layers !== null && total !== layers))) {
+    report('model.pipeline_model_parallel_layout', 'the language model cannot be divided so', {
+      expected: `${size} numbers (model.pipeline_model_parallel_size)${layers === null ? '' : ` that add up to model.num_layers=${layers}`}`,
+      found: `[${layout.join(', ')}], ${total} in all`,
+      fix: 'leave it out: the stages are then balanced',
+    });
+  }
+}
+
 function shapes({ model }: NevaConfig, report: Report): void {
   const tp = model.tensor_model_parallel_size;
-  const pp = model.pipeline_model_parallel_size;
   const divisible = (key: keyof typeof model & string, by: number, byName: string): void => {
     const value = model[key];
     if (typeof value === 'number' && value % by !== 0) {
@@ -81,7 +99,7 @@ function shapes({ model }: NevaConfig, report: Report): void {
   divisible('num_attention_heads', tp, 'model.tensor_model_parallel_size');
   divisible('num_query_groups', tp, 'model.tensor_model_parallel_size');
   divisible('ffn_hidden_size', tp, 'model.tensor_model_parallel_size');
-  divisible('num_layers', pp, 'model.pipeline_model_parallel_size');
+  stages(model, report);
   if (model.sequence_parallel)
     divisible('encoder_seq_length', tp, 'model.tensor_model_parallel_size (sequence_parallel)');
   const heads = model.num_attention_heads;

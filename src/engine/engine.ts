@@ -51,6 +51,11 @@ export interface Parameter {
   shard?: Shard | null;
   /** `grad` is one of several summands: each rank of a tensor-parallel group adds its own pictures' or positions'. */
   readonly summand?: boolean;
+  /**
+   * An embedding that serves as head too, where it is on the first and on the last pipeline stage: equal weights, and each has a
+   * summand of the gradient.
+   */
+  twin?: 'first' | 'last';
 }
 
 /** A piece of the model that the walk goes through in one go: its parameters, and a pure function of its inputs. */
@@ -118,6 +123,14 @@ export interface MemoryFigures {
   peakBytes: number;
 }
 
+/** A scope that is entered several times, with other work between, and left once. */
+export interface Arena {
+  /** Tensors made inside, and by scopes inside, belong to the arena. */
+  within<R>(body: () => R): R;
+  /** Frees them. */
+  free(): void;
+}
+
 export interface Engine {
   readonly name: 'torch' | 'tfjs';
   /** 'cpu', 'cuda:0', … */
@@ -127,6 +140,8 @@ export interface Engine {
   // --- memory -------------------------------------------------------------------------------------------------------
   /** Runs `body` and frees every tensor made inside except those in its return value. Not for async functions. */
   scope<R extends Held | void>(body: () => R): R;
+  /** For work that is interleaved with other work, which `scope` cannot nest. */
+  arena(): Arena;
   /** Takes a tensor out of the running scopes: it lives until disposed. */
   keep<T extends Tensor>(tensor: T): T;
   memory(): MemoryFigures;

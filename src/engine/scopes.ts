@@ -1,5 +1,5 @@
-/** The scopes that free an engine's tensors: one stack an engine. See `Engine.scope` and `Engine.keep`. */
-import type { Held, Tensor } from './engine.ts';
+/** The scopes that free an engine's tensors: one stack an engine. See `Engine.scope`, `Engine.arena` and `Engine.keep`. */
+import type { Arena, Held, Tensor } from './engine.ts';
 
 export class Scopes<T extends Tensor> {
   readonly #running: Set<T>[] = [];
@@ -32,6 +32,25 @@ export class Scopes<T extends Tensor> {
         else tensor.dispose();
       }
     }
+  }
+
+  /** See `Engine.arena`. */
+  arena(): Arena {
+    const mine = new Set<T>();
+    return {
+      within: (body) => {
+        this.#running.push(mine);
+        try {
+          return body();
+        } finally {
+          this.#running.pop();
+        }
+      },
+      free: () => {
+        for (const tensor of mine) tensor.dispose();
+        mine.clear();
+      },
+    };
   }
 
   /** See `Engine.keep`. */

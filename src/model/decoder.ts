@@ -11,6 +11,7 @@ import { normal, ParameterMaker, type WeightSource, zeros } from './parameters.t
 import { packedPositions, type RotaryTables, rotaryTables } from './rotary.ts';
 import { blockOf, type LlmShape, positionLimit } from './shapes.ts';
 import { hiddenStream, type Stream, type TensorSplit, WHOLE } from './split.ts';
+import { isFirst, isLast, type Stage, stageOf } from './stage.ts';
 
 /** Keys and values [B, G, U, D] of the positions already seen, one per block. */
 export interface BlockCache {
@@ -73,36 +74,52 @@ export class Decoder {
   readonly embedding: Parameter;
   /** [maxPositions, C] where positions are learned, else null. */
   readonly positions: Parameter | null;
+  /** All of them; those of other pipeline stages have no weights. */
   readonly blocks: readonly DecoderBlock[];
   readonly finalNorm: Norm;
   /** The embedding itself when the two are tied. */
   readonly head: Parameter;
   readonly split: TensorSplit;
+  readonly stage: Stage;
   readonly #engine: Engine;
   #tables: (RotaryTables & { length: number }) | null = null;
 
-  /** @param split the ranks that share every layer: heads, MLP width and vocabulary are divided among them */
+  /**
+   * @param split the ranks that share every layer: heads, MLP width and vocabulary are divided among them
+   * @param stage the run of layers that is here
+   */
   constructor(
     engine: Engine,
     shape: LlmShape,
     source: WeightSource | null = null,
     init: DecoderInit = DEFAULT_INIT,
     split: TensorSplit = WHOLE,
+    stage: Stage = stageOf([shape.numLayers], 0),
   ) {
     const maker = new ParameterMaker(engine, source, split);
     this.#engine = engine;
     this.shape = shape;
     this.split = split;
+    this.stage = stage;
     const { hiddenSize: C, maxPositions, vocabSize, paddedVocabSize = vocabSize } = shape;
     const { normalization, positions } = blockOf(shape);
     const vocabulary = (name: string) =>
       maker.makeRows(`${PREFIX}${name}.weight`, [vocabSize, C], paddedVocabSize, normal(init.std));
+    // An embedding that serves as head too is on both ends of a pipeline.
+    const twice = shape.tiedEmbeddings && stage.count > 1;
+    maker.here = isFirst(stage) || (twice && isLast(stage));
     this.embedding = vocabulary('model.embed_tokens');
+    if (twice) this.embedding.twin = isFirst(stage) ? 'first' : 'last';
+    maker.here = isFirst(stage);
     this.positions =
       positions === 'rope'
         ? null
         : maker.make(`${PREFIX}model.embed_positions.weight`, [maxPositions, C], normal(init.std), SUMMAND);
-    this.blocks = Array.from({ length: shape.numLayers }, (_, i) => new DecoderBlock(shape, i, maker, init, split));
+    this.blocks = Array.from({ length: shape.numLayers }, (_, i) => {
+      maker.here = i >= stage.from && i < stage.to;
+      return new DecoderBlock(shape, i, maker, init, split);
+    });
+    maker.here = isLast(stage);
     this.finalNorm = new Norm(maker, `${PREFIX}model.norm`, C, normalization, shape.normEpsilon);
     this.head = shape.tiedEmbeddings ? this.embedding : vocabulary('lm_head');
     this.parameters = maker.finish();

@@ -3,7 +3,8 @@
  * product, attention over the positions that a causal mask leaves, recomputation not counted.
  */
 import { isGated } from './mlp.ts';
-import { blockOf, type LlmShape, type NevaShape, type VisionShape } from './shapes.ts';
+import { blockOf, type NevaShape, type VisionShape } from './shapes.ts';
+import type { StageCosts } from './stage.ts';
 import { blocksUsed } from './vision.ts';
 
 export interface StepWork {
@@ -17,34 +18,38 @@ export interface StepWork {
   trains: { llm: boolean; projector: boolean; vision: boolean };
 }
 
-export function stepFlops(
+export function stepFlops(shape: NevaShape, work: StepWork): number {
+  const { front, block, end } = stepParts(shape, work);
+  return front + shape.llm.numLayers * block + end;
+}
+
+/** The same by where they are done. `forward`: share of a block's that is its forward pass. */
+export function stepParts(
   shape: NevaShape,
   { lengths, images, cached = false, labelTokens, trains }: StepWork,
-): number {
+): StageCosts & { forward: number } {
   const tokens = sum(lengths, (length) => length);
-  const llm = llmForward(shape.llm, lengths, tokens, labelTokens);
   const projector = images * patches(shape.vision) * projectorForward(shape);
   const vision = cached ? 0 : images * visionForward(shape.vision);
   // Backward: once for the gradient of the input, once more for the weights where they train.
-  const llmPasses = trains.llm ? 3 : trains.projector || trains.vision ? 2 : 1;
-  return (
-    llm * llmPasses + projector * (trains.projector ? (trains.vision ? 3 : 2) : 1) + vision * (trains.vision ? 3 : 1)
-  );
+  const passes = trains.llm ? 3 : trains.projector || trains.vision ? 2 : 1;
+  const { hiddenSize: C, ffnHiddenSize: F, numAttentionHeads: H, numQueryGroups: G, headDim: D } = shape.llm;
+  const inputs = 2 * C * D * (H + 2 * G);
+  const outputs = 2 * (H * D * C + (isGated(blockOf(shape.llm).activation) ? 3 : 2) * C * F);
+  const attention = sum(lengths, (T) => 2 * 2 * H * D * ((T * (T + 1)) / 2));
+  return {
+    front: projector * (trains.projector ? (trains.vision ? 3 : 2) : 1) + vision * (trains.vision ? 3 : 1),
+    block: passes * ((inputs + outputs) * tokens + attention),
+    // The last block's outputs are made at labelled positions alone.
+    end: passes * (2 * C * shape.llm.vocabSize * labelTokens - outputs * (tokens - labelTokens)),
+    forward: 1 / passes,
+  };
 }
 
 const sum = (values: ArrayLike<number>, term: (value: number) => number) =>
   Array.from(values).reduce((total, value) => total + term(value), 0);
 
 const patches = ({ imageSize, patchSize }: VisionShape) => Math.floor(imageSize / patchSize) ** 2;
-
-function llmForward(s: LlmShape, lengths: ArrayLike<number>, tokens: number, labels: number): number {
-  const { hiddenSize: C, ffnHiddenSize: F, numAttentionHeads: H, numQueryGroups: G, headDim: D } = s;
-  const inputs = 2 * C * D * (H + 2 * G);
-  const outputs = 2 * (H * D * C + (isGated(blockOf(s).activation) ? 3 : 2) * C * F);
-  const attention = sum(lengths, (T) => 2 * 2 * H * D * ((T * (T + 1)) / 2));
-  const blocks = s.numLayers * (inputs * tokens + attention);
-  return blocks + outputs * (tokens * (s.numLayers - 1) + labels) + 2 * C * s.vocabSize * labels;
-}
 
 function projectorForward({ projector: { type, inputSize, outputSize } }: NevaShape): number {
   const depth = type === 'identity' ? 0 : type === 'linear' ? 1 : Number(/\d+/.exec(type)?.[0] ?? 1);

@@ -9,6 +9,7 @@ import { Projector } from './projector.ts';
 import { packedPositions } from './rotary.ts';
 import { featuresPerImage, logitRows, type NevaShape } from './shapes.ts';
 import { stretch, type TensorSplit, WHOLE } from './split.ts';
+import { isFirst, isLast, type Stage, stageOf } from './stage.ts';
 import { VisionTower } from './vision.ts';
 
 /** One micro batch as the model takes it (shape letters: engine.ts). */
@@ -39,9 +40,10 @@ export interface LabelledInput extends ModelInput {
 /** What the first segment takes (nothing for text alone), the segments from there to the hidden states asked for, the loss. */
 export interface Chain {
   input: Tensor[];
-  /** The last one gives the hidden states at the labelled positions, [M, C]. */
+  /** The last one gives the hidden states at the labelled positions, [M, C], or those that the next stage takes. */
   segments: Segment[];
-  loss: LossHead;
+  /** Null on a pipeline stage that is not the last. */
+  loss: LossHead | null;
   /** Which of the segments are the language model's blocks. */
   blocks: { first: number; count: number };
 }
@@ -71,6 +73,8 @@ export interface NevaOptions {
   attention?: Pick<AttentionOptions, 'flash' | 'recompute'>;
   /** The ranks that share the language model's layers, and deal out the pictures among them. */
   split?: TensorSplit | undefined;
+  /** The run of segments that is here; all of them by default. */
+  stage?: Stage | undefined;
 }
 
 export class NevaModel {
@@ -85,13 +89,14 @@ export class NevaModel {
   /** Parts without a source start from their initializers, drawn from the engine's generator in this order. */
   constructor(engine: Engine, shape: NevaShape, options: NevaOptions = {}) {
     const { sources = {}, computeDtype = 'float32', init, attention = {}, split = WHOLE } = options;
+    const { stage = stageOf([shape.llm.numLayers], 0) } = options;
     this.#engine = engine;
     this.#attention = attention;
     this.#computeDtype = computeDtype;
     this.shape = shape;
-    this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder, split);
-    this.projector = new Projector(engine, shape.projector, sources.projector, split);
-    this.llm = new Decoder(engine, shape.llm, sources.llm, init, split);
+    this.vision = new VisionTower(engine, shape.vision, sources.vision_encoder, split, isFirst(stage));
+    this.projector = new Projector(engine, shape.projector, sources.projector, split, isFirst(stage));
+    this.llm = new Decoder(engine, shape.llm, sources.llm, init, split, stage);
   }
 
   get parts(): Part[] {
@@ -102,6 +107,7 @@ export class NevaModel {
     ];
   }
 
+  /** Of this stage. */
   get parameters(): Parameter[] {
     return this.parts.flatMap(({ parameters }) => parameters);
   }
@@ -132,9 +138,20 @@ export class NevaModel {
     return engine.concat(each, 0);
   }
 
-  /** From pixels and ids to the sum of the losses at the labelled positions. */
-  lossChain(input: LabelledInput): Chain {
-    return { ...this.#hiddenChain(input, input.labelRows), loss: this.#lossHead(input.labelTargets) };
+  /**
+   * From pixels and ids to the sum of the losses at the labelled positions; or this stage's run of it.
+   * @param received what the stage before has handed on
+   */
+  lossChain(input: LabelledInput, received: Tensor | null = null): Chain {
+    const loss = isLast(this.llm.stage) ? this.#lossHead(input.labelTargets) : null;
+    return { ...this.#hiddenChain(input, input.labelRows, { received }), loss };
+  }
+
+  /** Shape of the hidden states that one stage hands to the next: [B, T, C], or this rank's rows of them. */
+  handedShape({ batch, length }: Pick<ModelInput, 'batch' | 'length'>): number[] {
+    const { split, shape } = this.llm;
+    const rows = split.sequence ? [Math.ceil((batch * length) / split.size)] : [batch, length];
+    return [...rows, shape.hiddenSize];
   }
 
   /**
@@ -145,28 +162,44 @@ export class NevaModel {
     const engine = this.#engine;
     if (this.llm.split.size > 1) throw new Error('logits are shared out over the ranks and never brought together');
     return engine.scope(() => {
-      const chain = this.#hiddenChain(input, rows, caches, start);
+      const chain = this.#hiddenChain(input, rows, { caches, start });
       const [hidden] = chain.segments.reduce((x, segment) => engine.forward(segment, x), chain.input);
       return this.llm.logits(hidden!);
     });
   }
 
-  /** Ends in the last block's output at `rows` only: [R, C]. */
+  /** The last block's output is that at `rows` only: [R, C]. */
   #hiddenChain(
     input: ModelInput,
     rows: Int32Array,
-    caches: BlockCache[] | null = null,
-    start = 0,
+    {
+      received = null,
+      caches = null,
+      start = 0,
+    }: { received?: Tensor | null; caches?: BlockCache[] | null; start?: number },
   ): Omit<Chain, 'loss'> {
     const engine = this.#engine;
+    const { stage } = this.llm;
     const { packed = null } = input;
     const tables = packed ? this.llm.packedRotary(packed) : this.llm.rotary(start, start + input.length);
     const attention = { ...this.#attention, lengths: packed && [...packed] };
     const stream = this.llm.stream(input.batch, input.length);
     const last = this.llm.blocks.length - 1;
-    const blocks = this.llm.blocks.map((block, i) =>
-      block.segment(engine, { tables, cache: caches?.[i] ?? null, rows: i === last ? rows : null, attention, stream }),
-    );
+    const blocks = this.llm.blocks
+      .map((block, i) =>
+        block.segment(engine, {
+          tables,
+          cache: caches?.[i] ?? null,
+          rows: i === last ? rows : null,
+          attention,
+          stream,
+        }),
+      )
+      .slice(stage.from, stage.to);
+    if (!isFirst(stage)) {
+      if (!received) throw new Error('a later stage begins with what the one before has handed on');
+      return { input: [received], segments: blocks, blocks: { first: 0, count: blocks.length } };
+    }
     const pictures = input.imageCount > 0;
     const tower = input.features ? [] : this.vision.segments();
     const before = [...(pictures ? [...tower, this.projector.segment()] : []), this.#embedSegment(input, start)];

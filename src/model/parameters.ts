@@ -45,7 +45,14 @@ export interface ParameterOptions {
  */
 export class ParameterMaker {
   readonly engine: Engine;
+  /** Those that are here. */
   readonly made: Parameter[] = [];
+  /**
+   * Whether weights that are made now are this process's. Those of another pipeline stage are compared with the source, drawn where
+   * all draw, and come out without a value.
+   */
+  here = true;
+  readonly #known = new Set<string>();
   readonly #source: WeightSource | null;
   readonly #split: TensorSplit;
   readonly #defaults: ParameterOptions;
@@ -70,7 +77,9 @@ export class ParameterMaker {
     const shard = options.split === undefined ? null : shardOf(this.#split, shape, options.split);
     const parameter: Parameter = {
       name,
-      value: this.engine.keep(this.#first(name, shape, initialize, shard)),
+      value: this.engine.keep(
+        this.here ? this.#first(name, shape, initialize, shard) : this.#nothing(name, shape, initialize),
+      ),
       main: null,
       grad: null,
       trainable: false,
@@ -78,8 +87,18 @@ export class ParameterMaker {
       shard,
       summand: options.summand === true && this.#split.size > 1,
     };
-    this.made.push(parameter);
+    this.#known.add(name);
+    if (this.here) this.made.push(parameter);
     return parameter;
+  }
+
+  /** The value of a weight that is elsewhere: whoever uses it is told so by the engine. */
+  #nothing(name: string, shape: readonly number[], initialize: Initializer): Tensor {
+    if (this.#source) this.#compare(name, shape);
+    else this.engine.scope(() => void initialize(this.engine, shape));
+    const value = this.engine.zeros([0]);
+    value.dispose();
+    return value;
   }
 
   /**
@@ -93,7 +112,7 @@ export class ParameterMaker {
     const shared = this.#split.size > 1;
     const padded = shared ? rows : multiple;
     const parameter = this.make(name, [known, C], initialize, shared && known === rows ? { split: 0 } : {});
-    if (known === padded || this.#differences.length > 0) return parameter;
+    if (!this.here || known === padded || this.#differences.length > 0) return parameter;
     const { value } = parameter;
     const { engine } = this;
     parameter.value = engine.scope(() => {
@@ -113,9 +132,8 @@ export class ParameterMaker {
    * @param unused names that a source may hold although the model has no use for them
    */
   finish(unused: (name: string) => boolean = () => false): readonly Parameter[] {
-    const known = new Set(this.made.map(({ name }) => name));
     for (const name of this.#source?.names ?? []) {
-      if (known.has(name) || unused(name)) continue;
+      if (this.#known.has(name) || unused(name)) continue;
       this.#differences.push({ name, expected: null, found: this.#source!.shapeOf(name) });
     }
     if (this.#differences.length > 0) {
@@ -133,10 +151,15 @@ export class ParameterMaker {
   #first(name: string, shape: readonly number[], initialize: Initializer, shard: Shard | null): Tensor {
     // Every rank draws the whole, so that the generator gives all of them the same weights as one process.
     if (!this.#source) return this.engine.scope(() => cutOut(this.engine, initialize(this.engine, shape), shard));
-    const found = this.#source.shapeOf(name);
-    if (found?.join() === shape.join()) return this.#source.load(name, shard);
-    this.#differences.push({ name, expected: shape, found });
+    if (this.#compare(name, shape)) return this.#source.load(name, shard);
     return this.engine.zeros([0]); // never used: finish() throws
+  }
+
+  #compare(name: string, shape: readonly number[]): boolean {
+    const found = this.#source?.shapeOf(name) ?? null;
+    if (found?.join() === shape.join()) return true;
+    this.#differences.push({ name, expected: shape, found });
+    return false;
   }
 }
 

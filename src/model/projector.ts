@@ -27,9 +27,16 @@ export class Projector {
   readonly #engine: Engine;
   readonly #layers: { weight: Parameter; bias: Parameter }[];
 
-  /** Whole on every rank of `split`, each of which takes its share of the pictures through it. */
-  constructor(engine: Engine, shape: ProjectorShape, source: WeightSource | null = null, split: TensorSplit = WHOLE) {
+  /** `split` and `here` as in VisionTower. */
+  constructor(
+    engine: Engine,
+    shape: ProjectorShape,
+    source: WeightSource | null = null,
+    split: TensorSplit = WHOLE,
+    here = true,
+  ) {
     const maker = new ParameterMaker(engine, source, split, { summand: true });
+    maker.here = here;
     const depth = projectorDepth(shape.type);
     if (depth === 0 && shape.inputSize !== shape.outputSize) {
       throw new UserError(

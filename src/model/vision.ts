@@ -58,11 +58,21 @@ export class VisionTower {
   readonly #embeddings: readonly Parameter[];
   readonly #blocks: readonly VisionBlock[];
 
-  /** Whole on every rank of `split`, each of which takes its share of the pictures through it. */
-  constructor(engine: Engine, shape: VisionShape, source: WeightSource | null = null, split: TensorSplit = WHOLE) {
+  /**
+   * Whole on every rank of `split`, each of which takes its share of the pictures through it.
+   * @param here false on pipeline stages that pictures do not go through
+   */
+  constructor(
+    engine: Engine,
+    shape: VisionShape,
+    source: WeightSource | null = null,
+    split: TensorSplit = WHOLE,
+    here = true,
+  ) {
     const { hiddenSize: C, imageSize, patchSize, numLayers } = shape;
     const positions = Math.floor(imageSize / patchSize) ** 2 + 1;
     const maker = new ParameterMaker(engine, source, split, { summand: true });
+    maker.here = here;
     const std = initialStd(shape);
     this.shape = shape;
     this.#engine = engine;

@@ -108,17 +108,23 @@ export async function joinGroup(place: Place, timeoutSeconds: number, env: Varia
   const address = networkInterface === '' ? await addressTowards(masterAddress, masterPort) : '';
   const who = `rank ${rank} of ${world} on ${hostname()}`;
   const meeting = { place, who, timeout: Math.round(timeoutSeconds * 1000), address, networkInterface };
-  return new NativeGroup(rank, world, meeting, { during: 'the beginning', groups: 0 }, open(meeting, rank, world, ''));
+  return new NativeGroup(
+    rank,
+    world,
+    meeting,
+    { during: 'the beginning', groups: new Map() },
+    open(meeting, rank, world, ''),
+  );
 }
 
 /**
- * The group of some of `world`'s ranks, in the order given, this one among them; every rank of the world opens a group of
- * that name at the same time, of its own or other ranks.
+ * The group of some of `world`'s ranks, in the order given, this one among them, all of which open it at the same time.
+ * @param apart messages must not wait for those of the world, even where all ranks are in it
  */
-export function subgroup(world: Group, ranks: readonly number[], name: string): Group {
+export function subgroup(world: Group, ranks: readonly number[], name: string, apart = false): Group {
   const size = ranks.length;
-  if (size === world.size) return world;
   if (size === 1) return ALONE;
+  if (size === world.size && !apart) return world;
   if (!(world instanceof NativeGroup)) throw new Error('a process by itself has no groups');
   return world.part(ranks, `${name}-${ranks.join('-')}/`);
 }
@@ -142,21 +148,21 @@ function open(meeting: Meeting, rank: number, size: number, name: string): numbe
   );
 }
 
+interface Moment {
+  during: string;
+  /** How many groups of a name were opened. */
+  groups: Map<string, number>;
+}
+
 class NativeGroup implements Group {
   readonly rank: number;
   readonly size: number;
   readonly number: number;
   readonly #meeting: Meeting;
   /** Shared with the groups that are parts of this one. */
-  readonly #moment: { during: string; groups: number };
+  readonly #moment: Moment;
 
-  constructor(
-    rank: number,
-    size: number,
-    meeting: Meeting,
-    moment: { during: string; groups: number },
-    number: number,
-  ) {
+  constructor(rank: number, size: number, meeting: Meeting, moment: Moment, number: number) {
     this.rank = rank;
     this.size = size;
     this.number = number;
@@ -175,8 +181,10 @@ class NativeGroup implements Group {
   part(ranks: readonly number[], name: string): Group {
     const rank = ranks.indexOf(this.rank);
     // The store keeps the addresses of earlier groups: no two may have the same keys.
-    this.#moment.groups += 1;
-    const number = open(this.#meeting, rank, ranks.length, `${this.#moment.groups}-${name}`);
+    const { groups } = this.#moment;
+    const earlier = groups.get(name) ?? 0;
+    groups.set(name, earlier + 1);
+    const number = open(this.#meeting, rank, ranks.length, `${earlier}-${name}`);
     return new NativeGroup(rank, ranks.length, this.#meeting, this.#moment, number);
   }
 

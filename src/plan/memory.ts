@@ -1,4 +1,5 @@
 /** Memory of a rank: what stays, what a step adds, and the most that there is at once. */
+import { isFirst, isLast, stageOf } from '../model/stage.ts';
 import { activationBytes, type MicroSize, typicalMicro } from './activations.ts';
 import { microBatches, type Setting } from './setting.ts';
 import { countWeights, type StateBytes, stageWeights, stateBytes } from './weights.ts';
@@ -15,12 +16,12 @@ export interface Memory extends StateBytes {
 /** Of the pipeline stage that needs most. */
 export function predictMemory(setting: Setting, micro: MicroSize = typicalMicro(setting)): Memory {
   const counts = countWeights(setting);
-  const stages = Array.from({ length: setting.pipeline }, (_, stage) => {
-    const { pipeline } = setting;
-    const last = stage === pipeline - 1;
+  const stages = setting.layout.map((_, index) => {
+    const stage = stageOf(setting.layout, index);
+    const last = isLast(stage);
     const weights = stageWeights(counts, setting, stage);
-    const inFlight = Math.min(pipeline - stage, microBatches(setting));
-    const place = { blocks: weights.blocks, first: stage === 0, last, inFlight };
+    const inFlight = Math.min(stage.count - index, microBatches(setting));
+    const place = { blocks: weights.blocks, first: isFirst(stage), last, inFlight };
     return peakOf(setting, stateBytes(weights, setting), activationBytes(setting, micro, place), {
       head: last && setting.trains.llm ? 4 * counts.head : 0,
     });

@@ -1,22 +1,16 @@
 /** What a plan is made for: the numbers of a configuration that memory and time depend on. */
 import type { NevaConfig } from '../config/index.ts';
 import type { StepWork } from '../model/flops.ts';
-import { featuresPerImage, type NevaShape } from '../model/shapes.ts';
-
-/** A typical record: no configuration says how long the data are. */
-export interface RecordSize {
-  /** Positions, those of its pictures among them. */
-  length: number;
-  images: number;
-  /** Positions that are in the loss. */
-  labels: number;
-}
+import type { NevaShape } from '../model/shapes.ts';
+import { layoutOf } from './layout.ts';
+import type { RecordSize } from './record.ts';
 
 export interface Setting {
   shape: NevaShape;
   trains: StepWork['trains'];
   tensor: number;
-  pipeline: number;
+  /** Blocks of each pipeline stage. */
+  layout: readonly number[];
   data: number;
   /** Ranks on one machine: those that need no network between them. */
   perNode: number;
@@ -46,7 +40,7 @@ export interface Setting {
 export const computeBytes = ({ precision }: Pick<Setting, 'precision'>): number =>
   precision === 'bf16' || precision === '16' ? 2 : 4;
 
-export const worldOf = ({ tensor, pipeline, data }: Setting): number => tensor * pipeline * data;
+export const worldOf = ({ tensor, layout, data }: Setting): number => tensor * layout.length * data;
 
 /** Micro batches that a rank takes a step. */
 export const microBatches = ({ globalBatch, microBatch, data }: Setting): number =>
@@ -61,11 +55,12 @@ export function settingOf(
   const { optim } = m;
   const sharded = optim.name === 'distributed_fused_adam';
   const [tensor, pipeline] = [m.tensor_model_parallel_size, m.pipeline_model_parallel_size];
+  const trains = { vision: !m.mm_cfg.vision_encoder.freeze, projector: true, llm: !m.mm_cfg.llm.freeze };
   return {
     shape,
-    trains: { vision: !m.mm_cfg.vision_encoder.freeze, projector: true, llm: !m.mm_cfg.llm.freeze },
+    trains,
     tensor,
-    pipeline,
+    layout: layoutOf(m, shape, trains),
     data: world / (tensor * pipeline),
     perNode: Math.max(1, Math.ceil(world / trainer.num_nodes)),
     sequenceParallel: m.sequence_parallel,
@@ -95,17 +90,4 @@ function batches(
   if (!data.packed_sequence) return { microBatch: micro_batch_size, globalBatch: global_batch_size };
   const inRow = Math.max(1, Math.floor(encoder_seq_length / Math.max(1, record.length)));
   return { microBatch: inRow, globalBatch: data.data_prefix === null ? global_batch_size : global_batch_size * inRow };
-}
-
-/**
- * Text tokens of an average record: captions of LLaVA-Pretrain are about 30, conversations of LLaVA-Instruct about 300, of which
- * about a half are answers.
- */
-const TYPICAL = { pretrain: { text: 32, labels: 32 }, finetune: { text: 300, labels: 150 } };
-
-/** One picture and a typical text, cut to the context. */
-export function typicalRecord(stage: 'pretrain' | 'finetune', shape: NevaShape, contextLength: number): RecordSize {
-  const { text, labels } = TYPICAL[stage];
-  const length = Math.min(contextLength, featuresPerImage(shape.vision) + text);
-  return { length, images: 1, labels: Math.min(labels, length) };
 }

@@ -1,5 +1,6 @@
 /** Seconds of one optimizer step: products, memory traffic, messages, the pipeline's bubble. Formulas: docs/scaling.md. */
-import { type StepWork, stepFlops } from '../model/flops.ts';
+import { type StepWork, stepFlops, stepParts } from '../model/flops.ts';
+import { stageOf } from '../model/stage.ts';
 import { type MicroSize, typicalMicro } from './activations.ts';
 import type { Hardware } from './hardware.ts';
 import { computeBytes, microBatches, type Setting } from './setting.ts';
@@ -30,7 +31,8 @@ export function predictTime(
   hardware: Hardware,
   { micro = typicalMicro(setting), gradientBytes = 4 }: { micro?: MicroSize; gradientBytes?: number } = {},
 ): StepTime {
-  const { shape, trains, tensor: N, pipeline, data, precision } = setting;
+  const { shape, trains, tensor: N, layout, data, precision } = setting;
+  const stages = layout.length;
   const steps = microBatches(setting);
   const w = computeBytes(setting);
   const needed: StepWork = {
@@ -44,24 +46,27 @@ export function predictTime(
   const llm = stepFlops(shape, { ...needed, images: 0 });
   const forward = stepFlops(shape, { ...needed, images: 0, trains: { llm: false, projector: false, vision: false } });
   const again = forward * repeated(setting);
-  // Pictures are dealt out over a tensor-parallel group, and belong to the first stage.
-  const own = (llm + again) / (N * pipeline) + (all - llm) / N;
+  // Pictures are dealt out over a tensor-parallel group, and belong to the first stage, as the head does to the last.
+  const { front, block, end } = stepParts(shape, needed);
+  const each = block + again / shape.llm.numLayers;
+  const own = layout.map((n, i) => (n * each + (i === 0 ? front : 0) + (i === stages - 1 ? end : 0)) / N);
   const rows = micro.batch * micro.length;
   const rate = hardware.peak[precision] * hardware.share * (rows / (rows + hardware.halfRows));
-  const compute = own / rate;
+  // The others wait for the stage that takes longest.
+  const compute = Math.max(...own) / rate;
 
   const message = rows * shape.llm.hiddenSize * w;
   const rounds = 4 + 2 * repeated(setting);
   const wire = N <= setting.perNode ? hardware.link : hardware.network;
-  const tensor = (rounds * shape.llm.numLayers * ((2 * (N - 1)) / N) * message) / pipeline / (TRANSFER * wire);
+  const tensor = (rounds * Math.max(...layout) * ((2 * (N - 1)) / N) * message) / (TRANSFER * wire);
 
   const between = N * data < setting.perNode ? hardware.link : hardware.network;
-  const handed = pipeline > 1 ? (2 * message) / (TRANSFER * between) : 0;
+  const handed = stages > 1 ? (2 * message) / (TRANSFER * between) : 0;
   const turn = compute + tensor + handed;
-  const waiting = (pipeline - 1) * turn + steps * handed;
+  const waiting = (stages - 1) * turn + steps * handed;
 
   const counts = countWeights(setting);
-  const trained = Math.max(...Array.from({ length: pipeline }, (_, s) => stageWeights(counts, setting, s).trained));
+  const trained = Math.max(...layout.map((_, s) => stageWeights(counts, setting, stageOf(layout, s)).trained));
   const sharded = setting.sharded && data > 1;
   const ring = (data - 1) / data / dataRate(setting, hardware);
   const gradients = gradientBytes * (sharded ? 1 : 2) * trained * ring;
@@ -88,7 +93,7 @@ function repeated({ recompute: { granularity, method, layers }, shape }: Setting
 }
 
 /** Bytes/s of a data-parallel ring: across machines, all the cards of the group's ranks on one machine work together. */
-function dataRate({ tensor, pipeline, data, perNode }: Setting, { link, network }: Hardware): number {
-  if (tensor * pipeline * data <= perNode) return TRANSFER * link;
+function dataRate({ tensor, layout, data, perNode }: Setting, { link, network }: Hardware): number {
+  if (tensor * layout.length * data <= perNode) return TRANSFER * link;
   return TRANSFER * network * Math.max(1, Math.floor(perNode / tensor));
 }

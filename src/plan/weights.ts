@@ -1,6 +1,7 @@
 /** Weights of one rank and the bytes that they bring: counted on the model's own code, built without values. */
 import { NevaModel } from '../model/neva.ts';
 import { WHOLE } from '../model/split.ts';
+import { isFirst, isLast, type Stage } from '../model/stage.ts';
 import { computeBytes, type Setting } from './setting.ts';
 import { shapeEngine } from './shape_engine.ts';
 
@@ -11,8 +12,10 @@ export interface WeightCounts {
   embedding: number;
   /** Of each transformer block. */
   blocks: number[];
-  /** Final norm and head; 0 where the embedding serves as head too. */
+  /** Final norm and head. */
   head: number;
+  /** Of them, an embedding that is the head: on one stage it is there once. */
+  twin: number;
 }
 
 /** Of the rank that has the largest stretch of a vocabulary that cannot be divided evenly: the last. */
@@ -24,12 +27,14 @@ export function countWeights({ shape, tensor, sequenceParallel }: Setting): Weig
   const { llm } = model;
   const embedding = elements(llm.positions ? [llm.embedding, llm.positions] : [llm.embedding]);
   const blocks = llm.blocks.map(({ parameters }) => elements(parameters));
+  const twin = shape.llm.tiedEmbeddings ? elements([llm.embedding]) : 0;
   return {
     vision: elements(model.vision.parameters),
     projector: elements(model.projector.parameters),
     embedding,
     blocks,
-    head: elements(llm.parameters) - embedding - blocks.reduce((sum, each) => sum + each, 0),
+    head: elements(llm.finalNorm.parameters) + elements([llm.head]),
+    twin,
   };
 }
 
@@ -49,23 +54,20 @@ export interface StageWeights {
   frozen: number;
 }
 
-/** Blocks are dealt out as evenly as can be; tower, projector and embedding are the first stage's, the head the last one's. */
+/** Tower, projector and embedding are the first stage's, norm and head the last one's. */
 export function stageWeights(
   counts: WeightCounts,
-  { pipeline, trains }: Pick<Setting, 'pipeline' | 'trains'>,
-  stage: number,
+  { trains }: Pick<Setting, 'trains'>,
+  stage: Stage,
 ): StageWeights & { blocks: number } {
-  const [from, to] = [stage, stage + 1].map((at) => Math.floor((counts.blocks.length * at) / pipeline)) as [
-    number,
-    number,
-  ];
+  const { from, to } = stage;
   const own = counts.blocks.slice(from, to).reduce((sum, each) => sum + each, 0);
-  const first = stage === 0 ? 1 : 0;
-  const last = stage === pipeline - 1 ? 1 : 0;
+  const first = isFirst(stage) ? 1 : 0;
+  const last = isLast(stage) ? 1 : 0;
   const parts: [number, boolean][] = [
     [first * counts.vision, trains.vision],
     [first * counts.projector, trains.projector],
-    [own + first * counts.embedding + last * counts.head, trains.llm],
+    [own + first * counts.embedding + last * counts.head - first * last * counts.twin, trains.llm],
   ];
   const sum = (wanted: boolean) => parts.reduce((all, [n, train]) => all + (train === wanted ? n : 0), 0);
   return { trained: sum(true), frozen: sum(false), blocks: to - from };

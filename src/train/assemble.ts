@@ -13,8 +13,10 @@ import type { StepWork } from '../model/flops.ts';
 import { NevaModel, type Part } from '../model/neva.ts';
 import { countElements } from '../model/parameters.ts';
 import type { NevaShape } from '../model/shapes.ts';
+import { stageOf } from '../model/stage.ts';
 import { type Ranks, SINGLE } from '../parallel/ranks.ts';
 import { requireDivisible, tensorSplit } from '../parallel/tensor.ts';
+import { layoutOf } from '../plan/layout.ts';
 import { newestCheckpoint } from '../report/run_folder.ts';
 import { resolveShape } from './shape.ts';
 
@@ -29,6 +31,8 @@ export interface Assembled {
   trains: StepWork['trains'];
   /** Parts that do not train, for checkpoints to refer to. */
   frozen: FrozenReference[];
+  /** Blocks of each pipeline stage. */
+  layout: readonly number[];
   /** One row a part: name, parameters, whether it trains, where it came from. */
   table: { part: string; parameters: number; trains: boolean; from: string }[];
   /** What was done to the weights beyond loading them. */
@@ -40,8 +44,9 @@ export function assemble(engine: Engine, config: NevaConfig, ranks: Ranks = SING
   const { mm_cfg: mm } = config.model;
   const { sources, shape, tokenizerFolder } = resolveSources(config);
   requireDivisible(shape.llm, ranks.mesh.tensor);
-  engine.seed(config.model.seed);
   const trains = { vision: !mm.vision_encoder.freeze, projector: true, llm: !mm.llm.freeze };
+  const layout = layoutOf(config.model, shape, trains);
+  engine.seed(config.model.seed);
   const from = { vision_encoder: sources.vision, projector: sources.projector, llm: sources.llm };
   const doesTrain = { vision_encoder: trains.vision, projector: true, llm: trains.llm };
   const computeDtype = COMPUTE_DTYPES[config.trainer.precision] ?? 'float32';
@@ -62,6 +67,7 @@ export function assemble(engine: Engine, config: NevaConfig, ranks: Ranks = SING
     },
     init: { std: config.model.init_method_std, scaled: config.model.use_scaled_init_method },
     split: tensorSplit(ranks.tensor, config.model.sequence_parallel),
+    stage: stageOf(layout, ranks.at.pipeline),
   });
   const lowPrecisionWeights = computeDtype !== 'float32' && config.model.megatron_amp_O2;
   for (const { name, parameters } of model.parts) {
@@ -74,14 +80,21 @@ export function assemble(engine: Engine, config: NevaConfig, ranks: Ranks = SING
     visionFolder: sources.vision?.path ?? null,
     trains,
     frozen: frozenReferences(model.parts, from, doesTrain),
+    layout,
     table: model.parts.map(({ name, parameters }) => ({
       part: name,
-      parameters: countElements(parameters),
+      parameters: allStages(ranks, parameters),
       trains: doesTrain[name],
       from: from[name]?.path ?? 'random',
     })),
     notes,
   };
+}
+
+/** Elements of a part, over all stages that have some of it. */
+function allStages({ pipeline }: Ranks, parameters: Part['parameters']): number {
+  const own = countElements(parameters.filter(({ twin }) => twin !== 'last'));
+  return pipeline.down.sum([own], 'the other stages to count their weights')[0]!;
 }
 
 function addedTokens({ path, config }: Weights, { llm }: NevaShape, train: boolean): string[] {

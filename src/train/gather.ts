@@ -12,7 +12,7 @@ interface Described {
   name: string;
   moment: boolean;
   dtype: DType;
-  /** Of the rank's part, and of the whole. */
+  /** Of the rank's part, without padding, and of the whole. */
   own: readonly number[];
   whole: readonly number[];
   shard: Shard | null;
@@ -40,12 +40,12 @@ export function gatheredTensors(
     const what = `${name} for a checkpoint`;
     const mine = owners.some(({ rank }) => rank === world.rank) ? own.find((each) => each.name === name)! : null;
     if (world.rank !== 0) {
-      if (mine) engine.scope(() => world.send(engine.scale(mine.tensor, 1), 0, what).wait());
+      if (mine) engine.scope(() => world.send(engine.scale(partOf(engine, mine), 1), 0, what).wait());
       continue;
     }
     const tensor = engine.scope(() => {
       const parts = owners.map(({ rank, own: shape, dtype }) => {
-        if (rank === 0) return mine!.tensor;
+        if (rank === 0) return partOf(engine, mine!);
         const part = engine.zeros(shape, dtype);
         world.receive(part, rank, what).wait();
         return part;
@@ -61,24 +61,31 @@ export function gatheredTensors(
   return { weights: whole.filter(({ moment }) => !moment), moments: whole.filter(({ moment }) => moment) };
 }
 
+/** Without the padding of a vocabulary. */
+function partOf(engine: Engine, { tensor, own: [rows = 1] }: Described & { tensor: Tensor }): Tensor {
+  return rows === (tensor.shape[0] ?? 1) ? tensor : engine.slice(tensor, 0, 0, rows);
+}
+
 /** What this rank gives: its stretch of what is shared out; of the rest, the first of those that have it gives it. */
 function ownTensors(
   { at, leadsTensor }: Ranks,
   parameters: readonly Parameter[],
   optimizer: ReadonlyMap<string, AdamWState>,
 ): (Described & { tensor: Tensor })[] {
-  const describe = (name: string, moment: boolean, tensor: Tensor, shard: Shard | null) => {
-    const whole = wholeShape({ value: tensor, shard });
-    return { name, moment, dtype: tensor.dtype, own: tensor.shape, whole, shard, tensor };
+  const describe = (name: string, moment: boolean, tensor: Tensor, { shard = null, rows }: Parameter) => {
+    const own = tensor.shape.map((size, dim) => (dim === 0 ? (rows ?? size) : size));
+    // Where a vocabulary is shared out, there is no padding.
+    const whole = shard ? wholeShape({ value: tensor, shard }) : own;
+    return { name, moment, dtype: tensor.dtype, own, whole, shard, tensor };
   };
-  const given = parameters.filter(({ shard }) => shard || leadsTensor);
-  const weights = given.map(({ name, value, main, shard }) => describe(name, false, main ?? value, shard ?? null));
-  const moments = given.flatMap(({ name, shard }) => {
-    const state = optimizer.get(name);
+  const given = parameters.filter(({ shard, twin }) => (shard || leadsTensor) && twin !== 'last');
+  const weights = given.map((each) => describe(each.name, false, each.main ?? each.value, each));
+  const moments = given.flatMap((each) => {
+    const state = optimizer.get(each.name);
     if (!state) return [];
     return [
-      describe(`exp_avg.${name}`, true, state.expAvg, shard ?? null),
-      describe(`exp_avg_sq.${name}`, true, state.expAvgSq, shard ?? null),
+      describe(`exp_avg.${each.name}`, true, state.expAvg, each),
+      describe(`exp_avg_sq.${each.name}`, true, state.expAvgSq, each),
     ];
   });
   return [...(at.data === 0 ? weights : []), ...moments];

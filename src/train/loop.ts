@@ -6,22 +6,22 @@
  * labels, which the loss is divided by; for the gradients (src/parallel/data.ts); and for the figures, with which they also
  * agree on stopping.
  *
- * Everything else is elsewhere: how a micro batch walks through the model in walk.ts, the update in optimizer.ts, the
+ * Everything else is elsewhere: the micro batches' turns in accumulate.ts, how one walks through the model in walk.ts, the update in optimizer.ts, the
  * learning rate in schedule.ts, what is trained and where it comes from in assemble.ts, the batches in src/data.
  */
 import type { GlobalBatch, MicroBatch } from '../data/types.ts';
-import type { Engine, Parameter, Tensor } from '../engine/engine.ts';
+import type { Engine } from '../engine/engine.ts';
 import { type StepWork, stepFlops } from '../model/flops.ts';
 import type { NevaModel } from '../model/neva.ts';
 import type { GradientReduction } from '../parallel/data.ts';
 import type { Ranks } from '../parallel/ranks.ts';
 import type { Report } from '../report/report.ts';
+import { accumulate, hasLabels } from './accumulate.ts';
 import type { LossScaler } from './loss_scale.ts';
 import type { StageOptimizer } from './optimizer.ts';
 import type { Recompute } from './recompute.ts';
 import { isDue, type SavePlan } from './save_plan.ts';
 import { learningRate, type Schedule } from './schedule.ts';
-import { forwardBackward } from './walk.ts';
 
 export interface LoopOptions {
   /** Last optimizer step. */
@@ -94,7 +94,7 @@ export async function trainLoop(parts: LoopParts, options: LoopOptions, start: P
 
     // Forward and backward; gradients add up over the micro batches, and over the ranks while backward goes on.
     const counts = countLabels(batch, ranks);
-    const ownLoss = accumulate(parts, batch, counts, options, scale);
+    const ownLoss = accumulate(parts, batch, options, weightIn(counts, options.lossReduction), scale);
     reduction.finish();
     // Signals arrive between turns of the event loop, which native calls have kept waiting.
     await new Promise((resolve) => setImmediate(resolve));
@@ -167,47 +167,17 @@ interface LabelCounts {
   microBatches: number;
 }
 
-const hasLabels = ({ labelRows }: MicroBatch) => labelRows.length > 0;
-
 function countLabels({ microBatches, labelTokens }: GlobalBatch, { world, answers }: Ranks): LabelCounts {
   const own = answers ? [labelTokens, microBatches.filter(hasLabels).length] : [0, 0];
   const [tokens, labelled] = world.sum(own, 'the others to begin') as [number, number];
   return { tokens, microBatches: labelled };
 }
 
-/**
- * Gradients of this rank's share of a global batch, summed into the parameters, and its share of the batch's loss: zero on
- * ranks whose loss another one answers for.
- */
-function accumulate(
-  { engine, model, reduction, ranks }: LoopParts,
-  { microBatches }: GlobalBatch,
-  counts: LabelCounts,
-  { lossReduction, recompute }: LoopOptions,
-  scale: number,
-): number {
-  const labelled = microBatches.filter(hasLabels);
-  const weight = (micro: MicroBatch) =>
-    lossReduction === 'tokens' ? 1 / counts.tokens : 1 / (micro.labelRows.length * counts.microBatches);
-  const losses: Tensor[] = labelled.map((micro, i) =>
-    engine.scope(() => {
-      // Only the last walk leaves gradients that nothing more is added to.
-      const onFinal =
-        i === labelled.length - 1 ? (parameters: readonly Parameter[]) => reduction.final(parameters) : undefined;
-      return engine.scale(
-        forwardBackward(engine, model.lossChain(micro), weight(micro) * scale, recompute, onFinal),
-        weight(micro),
-      );
-    }),
-  );
-  // Read only after the last backward: the device is not waited for in between.
-  let loss = 0;
-  for (const each of losses) {
-    loss += engine.item(each);
-    each.dispose();
-  }
-  return ranks.answers ? loss : 0;
-}
+/** What the summed loss of a micro batch counts in that of the step. */
+const weightIn =
+  ({ tokens, microBatches }: LabelCounts, reduction: LoopOptions['lossReduction']) =>
+  ({ labelRows }: MicroBatch): number =>
+    reduction === 'tokens' ? 1 / tokens : 1 / (labelRows.length * microBatches);
 
 /** What this rank did for a step, as numbers to be summed: positions, those that hold a record's, those that could have; records, FLOPs, peak bytes. */
 function workOf(

@@ -43,11 +43,12 @@ export function openOptimizer(
 }
 
 /** Who has the same weights and summands of the same gradient: the ranks of a parameter's updates. */
-export const updatersOf = ({ data, stage }: Ranks, { summand }: Parameter): Group => (summand ? stage : data);
+export const updatersOf = ({ data, stage, ends }: Ranks, { summand, twin }: Parameter): Group =>
+  twin && ends ? ends : summand ? stage : data;
 
 /**
- * Gradients of which the ranks of a tensor-parallel group have summands are summed over them as well; all others over the
- * data-parallel ranks alone. Where there is no tensor or pipeline parallelism, the two are one.
+ * Gradients of which the ranks of a tensor-parallel group have summands are summed over them as well, those of an embedding that is
+ * head too over first and last stage; all others over the data-parallel ranks alone.
  */
 export function optimizerOver(
   engine: Engine,
@@ -56,7 +57,7 @@ export function optimizerOver(
   { sharded, buckets, remainders = false, ...options }: Choice,
 ): { optimizer: StageOptimizer; reduction: GradientReduction } {
   const open = (group: Group, own: readonly Parameter[]) => {
-    // A weight that a tensor-parallel group has whole must count once; over the stage, the first rank counts alone.
+    // A weight that a tensor-parallel group has whole must count once; in larger groups, the first rank counts alone.
     const counts = ({ shard }: Parameter) => group !== ranks.data || shard != null || ranks.leadsTensor;
     // On one rank there is nothing to share out: the two are the same.
     if (sharded && group.size > 1) {
@@ -69,7 +70,9 @@ export function optimizerOver(
     };
   };
   if (ranks.mesh.tensor === 1 && ranks.mesh.pipeline === 1) return open(ranks.world, parameters);
-  const parts = [...new Set([ranks.data, ranks.stage])].flatMap((group) => {
+  // In the same order on every stage: ranks wait for one another group by group.
+  const groups = new Set([ranks.data, ranks.stage, ...(ranks.ends ? [ranks.ends] : [])]);
+  const parts = [...groups].flatMap((group) => {
     const own = parameters.filter((parameter) => updatersOf(ranks, parameter) === group);
     return own.length > 0 ? [open(group, own)] : [];
   });

@@ -97,13 +97,8 @@ async function visionFeatures({
   const { fillVisionCache } = await import('./vision_cache.ts');
   const validation = validationOptions(config, data);
   const all = validation ? [data, validation] : [data];
-  const { folder, pictures, encoded } = await fillVisionCache(
-    engine,
-    assembled.model,
-    all,
-    root,
-    ranks.world,
-    (done, of) => report.log.info(`vision cache: ${done} of ${of} pictures encoded`),
+  const { folder, pictures, encoded } = await fillVisionCache(engine, assembled.model, all, root, ranks, (done, of) =>
+    report.log.info(`vision cache: ${done} of ${of} pictures encoded`),
   );
   report.log.info(`vision cache ${folder}: ${pictures} pictures, ${encoded} of them encoded now`);
   return folder;
@@ -196,8 +191,8 @@ function fitting({ config, assembled, ranks, loader }: Setting): AsyncIterable<G
 /** Ranks that have the same weights begin from those of the first, whatever their own generators or files gave. */
 function sameWeights(engine: Engine, ranks: Ranks, parameters: readonly Parameter[]): void {
   for (const parameter of parameters) {
-    const { name, value, main, shard } = parameter;
-    const group = shard ? ranks.data : ranks.stage;
+    const { name, value, main, shard, twin } = parameter;
+    const group = twin && ranks.ends ? ranks.ends : shard ? ranks.data : ranks.stage;
     if (group.size === 1) continue;
     group.broadcast(main ?? value, 0, `rank 0's ${name}`).wait();
     if (main) engine.round(value, main);
@@ -247,6 +242,8 @@ function announce(
   const { world, mesh } = ranks;
   const seats = world.gather({ host: hostname(), device: engine.device }, 'the ranks to say where they are');
   if (world.size > 1) for (const line of meshTable(mesh, seats)) log.info(line);
+  const { layout } = assembled;
+  if (layout.length > 1) log.info(`layers of the language model on each stage: ${layout.join(', ')}`);
   const total = assembled.table.reduce((sum, { parameters }) => sum + parameters, 0);
   const learning = assembled.table.reduce((sum, { trains, parameters }) => sum + (trains ? parameters : 0), 0);
   const number = (value: number) => value.toLocaleString('en-US').padStart(16);

@@ -49,8 +49,8 @@ export function unsupported({ trainer, model, exp_manager: { ema } }: NevaConfig
       `model.tensor_model_parallel_size=${model.tensor_model_parallel_size}: ${alone}; set it to 1`,
     ],
     [
-      model.pipeline_model_parallel_size !== 1,
-      `model.pipeline_model_parallel_size=${model.pipeline_model_parallel_size}: ${tfjs ? alone : 'stages are not built yet'}; set it to 1`,
+      tfjs && model.pipeline_model_parallel_size !== 1,
+      `model.pipeline_model_parallel_size=${model.pipeline_model_parallel_size}: ${alone}; set it to 1`,
     ],
     [
       !['fused_adam', 'adamw', 'distributed_fused_adam'].includes(model.optim.name),

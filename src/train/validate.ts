@@ -3,7 +3,7 @@ import { type DataOptions, openLoader } from '../data/loader.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { NevaModel } from '../model/neva.ts';
 import type { Ranks } from '../parallel/ranks.ts';
-import { forwardOnly } from './walk.ts';
+import { lossOnly } from './accumulate.ts';
 
 /**
  * Mean loss over the labelled tokens of the first `limit` global batches (below 1: of that share of the records), read in
@@ -14,7 +14,7 @@ export async function validate(
   model: NevaModel,
   data: DataOptions,
   limit: number,
-  { world, answers }: Ranks,
+  ranks: Ranks,
   dropLast: boolean,
 ): Promise<number> {
   const loader = await openLoader({ ...data, dataloaderType: 'once', checkAtStart: 0 }, { consumedSamples: 0 });
@@ -28,9 +28,7 @@ export async function validate(
     if (left > 0) {
       for await (const { microBatches, labelTokens } of loader) {
         for (const micro of microBatches.filter(({ labelRows }) => labelRows.length > 0)) {
-          const sum = engine.scope(() => forwardOnly(engine, model.lossChain(micro)));
-          loss += engine.item(sum);
-          sum.dispose();
+          loss += lossOnly(engine, model, ranks, micro);
         }
         tokens += labelTokens;
         left -= 1;
@@ -40,9 +38,9 @@ export async function validate(
   } finally {
     await loader.close();
   }
-  const [allLoss, allTokens] = world.sum(answers ? [loss, tokens] : [0, 0], 'the loss of a validation') as [
-    number,
-    number,
-  ];
+  const [allLoss, allTokens] = ranks.world.sum(
+    ranks.answersLoss ? [loss, tokens] : [0, 0],
+    'the loss of a validation',
+  ) as [number, number];
   return allLoss / allTokens;
 }

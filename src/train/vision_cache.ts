@@ -16,7 +16,7 @@ import { DECODING, SampleSource } from '../data/source.ts';
 import type { Engine } from '../engine/engine.ts';
 import { writeFileAtomic } from '../files.ts';
 import type { NevaModel } from '../model/neva.ts';
-import type { Group } from '../parallel/group.ts';
+import type { Ranks } from '../parallel/ranks.ts';
 
 /** Pictures that go through the tower together. */
 const BATCH = 32;
@@ -34,7 +34,7 @@ export interface VisionCache {
 }
 
 /**
- * Encodes what is missing, shared out over the ranks of `group`, whose disk is the same. A picture that cannot be read ends the run
+ * Encodes what is missing, shared out over the ranks that have the tower; the disk of all ranks is the same. A picture that cannot be read ends the run
  * (`on_error=error`), or has no features: its records are dealt with when their turn comes.
  */
 export async function fillVisionCache(
@@ -42,10 +42,11 @@ export async function fillVisionCache(
   model: NevaModel,
   data: readonly DataOptions[],
   root: string,
-  group: Group,
+  { world, stage, at }: Ranks,
   onProgress: (done: number, total: number) => void = () => {},
 ): Promise<VisionCache> {
-  const folder = join(root, fingerprint(engine, model, data[0]!));
+  const own = world.rank === 0 ? fingerprint(engine, model, data[0]!) : null;
+  const folder = join(root, world.share(own, "rank 0's digest of the vision tower"));
   mkdirSync(folder, { recursive: true });
   const sources = [];
   try {
@@ -54,20 +55,21 @@ export async function fillVisionCache(
     const index = new FeatureIndex(folder);
     const missing = [...pictures].filter(([, { file }]) => !index.find(file)).map(([, picture]) => picture);
     // Every rank has looked before one of them writes.
-    group.sum([0], 'the others to look into the vision cache');
-    const own = missing.filter((_, i) => i % group.size === group.rank);
+    world.sum([0], 'the others to look into the vision cache');
+    // Later pipeline stages have no tower.
+    const share = at.pipeline === 0 ? missing.filter((_, i) => i % stage.size === stage.rank) : [];
     const { featuresPerImage: P } = data[0]!;
     const perShard = Math.max(1, Math.floor(SHARD_BYTES / (P * model.shape.vision.hiddenSize * 4)));
-    const rounds = Math.ceil(Math.ceil(missing.length / group.size) / perShard);
+    const rounds = Math.ceil(Math.ceil(missing.length / stage.size) / perShard);
     let encoded = 0;
     for (let round = 0; round < rounds; round++) {
-      const part = own.slice(round * perShard, (round + 1) * perShard);
+      const part = share.slice(round * perShard, (round + 1) * perShard);
       encoded += await writeShard(engine, model, part, folder, data[0]!);
       // Ranks stay together, or a slow one would run into the others' time limit at the end.
-      group.sum([0], 'the others to encode pictures');
-      onProgress(Math.min(missing.length, (round + 1) * perShard * group.size), missing.length);
+      world.sum([0], 'the others to encode pictures');
+      onProgress(Math.min(missing.length, (round + 1) * perShard * stage.size), missing.length);
     }
-    const [all] = group.sum([encoded], 'the others to encode pictures') as [number];
+    const [all] = world.sum([encoded], 'the others to encode pictures') as [number];
     return { folder, pictures: pictures.size, encoded: all };
   } finally {
     for (const source of sources) source.close();

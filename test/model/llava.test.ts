@@ -154,11 +154,11 @@ test('the loss in chunks of any size is the loss, and so are its gradients', () 
     for (const parameter of model.parameters) parameter.trainable = true;
     const loss = engine.scope(() => {
       const chain = model.lossChain(input);
-      return forwardBackward(engine, { ...chain, loss: { ...chain.loss, chunk } }, 1 / labels);
+      return forwardBackward(engine, { ...chain, loss: { ...chain.loss!, chunk } }, 1 / labels);
     });
     const alone = engine.scope(() => {
       const chain = model.lossChain(input);
-      return forwardOnly(engine, { ...chain, loss: { ...chain.loss, chunk } });
+      return forwardOnly(engine, { ...chain, loss: { ...chain.loss!, chunk } });
     });
     assert.ok(Math.abs(engine.item(alone) / engine.item(loss) - 1) < 1e-6);
     return { loss: engine.item(loss), parameters: model.parameters };

@@ -12,13 +12,17 @@ const folder = mkdtempSync(join(tmpdir(), 'neva-share-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
 
 const sharing = (stage: Sharing['stage'], changed: Partial<Sharing> = {}): Sharing => {
-  const plain = { gpt: false, tensor: 1, pipeline: 1, sequence: false, sharded: false, recompute: false, ...changed };
+  const plain = {
+    ...{ gpt: false, tied: false, packed: false, tensor: 1, pipeline: 1 },
+    ...{ sequence: false, sharded: false, recompute: false },
+    ...changed,
+  };
   const { tensor, pipeline, ...flags } = plain;
   const words = Object.entries(flags).flatMap(([flag, on]) => (on ? [flag] : []));
   return { name: [stage, `tp${tensor}`, `pp${pipeline}`, ...words].join(' '), stage, ...plain };
 };
 const stages = ['pretrain', 'finetune'] as const;
-const [gpt, sequence, sharded, recompute] = [true, true, true, true];
+const [gpt, tied, packed, sequence, sharded, recompute] = [true, true, true, true, true, true];
 
 const byWorld: Record<number, Sharing[]> = {
   2: stages.flatMap((stage) => [
@@ -28,6 +32,10 @@ const byWorld: Record<number, Sharing[]> = {
     sharing(stage, { tensor: 2, sequence, recompute }),
     sharing(stage, { gpt, tensor: 2 }),
     sharing(stage, { gpt, tensor: 2, sequence }),
+    sharing(stage, { pipeline: 2 }),
+    sharing(stage, { pipeline: 2, recompute }),
+    sharing(stage, { pipeline: 2, packed }),
+    sharing(stage, { gpt, tied, pipeline: 2 }),
   ]),
   4: [
     ...stages.flatMap((stage) => [
@@ -74,9 +82,14 @@ function expectedBytes({ sequence: rows, recompute: again }: Sharing, { position
 /** Every rank's outcomes in the world of four. */
 let inFours: Outcome[][];
 let single: Record<string, Outcome>;
-const aloneAs = ({ stage, gpt }: Sharing) => `${stage} ${gpt}`;
+const aloneAs = ({ stage, gpt, tied, packed }: Sharing) => `${stage} ${gpt} ${tied} ${packed}`;
 before(async () => {
-  const alone = stages.flatMap((stage) => [sharing(stage), sharing(stage, { gpt })]);
+  const alone = stages.flatMap((stage) => [
+    sharing(stage),
+    sharing(stage, { packed }),
+    sharing(stage, { gpt }),
+    sharing(stage, { gpt, tied }),
+  ]);
   const [outcome] = await outcomes(1, alone);
   single = Object.fromEntries(alone.map((each, i) => [aloneAs(each), outcome![i]!]));
 });

@@ -8,6 +8,7 @@ import { openWeights } from '../../src/checkpoint/weights.ts';
 import type { GlobalBatch } from '../../src/data/types.ts';
 import { NevaModel } from '../../src/model/neva.ts';
 import type { GptBlock, NevaShape } from '../../src/model/shapes.ts';
+import { balancedLayout, stageOf } from '../../src/model/stage.ts';
 import { readPlace } from '../../src/parallel/environment.ts';
 import { ALONE, joinGroup, type Traffic } from '../../src/parallel/group.ts';
 import { makeMesh } from '../../src/parallel/mesh.ts';
@@ -19,7 +20,7 @@ import { trainLoop } from '../../src/train/loop.ts';
 import { optimizerOver } from '../../src/train/open_optimizer.ts';
 import { KEEP_ALL } from '../../src/train/recompute.ts';
 import { NEVER } from '../../src/train/save_plan.ts';
-import { batchOf, microBatchesOf, referenceRecords, reportInto } from '../support/batches.ts';
+import { batchOf, microBatchesOf, packedOf, referenceRecords, reportInto } from '../support/batches.ts';
 import { fixture } from '../support/fixtures.ts';
 import { torchEngine } from '../support/torch.ts';
 
@@ -33,6 +34,10 @@ export interface Sharing {
   sequence: boolean;
   sharded: boolean;
   recompute: boolean;
+  /** Records one after the other in one row. */
+  packed: boolean;
+  /** The embedding is the head. */
+  tied: boolean;
 }
 
 export interface Outcome {
@@ -44,6 +49,8 @@ export interface Outcome {
   work: { positions: number; labels: number };
   /** Messages of the group that shares the layers; null where other messages travel in it too. */
   traffic: Traffic | null;
+  /** Bytes handed to the next stage, and back to the one before. */
+  handed: { down: number; up: number };
   /** Weights, exp_avg and exp_avg_sq, whole. */
   values: [string, number[]][];
 }
@@ -75,10 +82,16 @@ const shape: NevaShape = {
   projector: { type: 'mlp2x_gelu', inputSize: tower.config!.vision!.hiddenSize, outputSize: 48 },
 };
 
-async function* shares({ at, mesh }: Ranks, tensors: number[], work: Outcome['work']): AsyncGenerator<GlobalBatch> {
+async function* shares(
+  { at, mesh }: Ranks,
+  packed: boolean,
+  tensors: number[],
+  work: Outcome['work'],
+): AsyncGenerator<GlobalBatch> {
   for (let step = 0; ; step++) {
     tensors.push(engine.memory().tensors);
-    const own = microBatchesOf(records, step).filter((_, i) => i % mesh.data === at.data);
+    const all = microBatchesOf(records, step).map((micro) => (packed ? packedOf(micro) : micro));
+    const own = all.filter((_, i) => i % mesh.data === at.data);
     for (const { batch, length, labelRows } of own) {
       if (labelRows.length === 0) continue;
       work.positions += batch * length;
@@ -96,15 +109,24 @@ const GPT: GptBlock = {
   bias: true,
 };
 
-async function run({ name, stage, gpt, tensor, pipeline, sequence, sharded, recompute }: Sharing): Promise<Outcome> {
+async function run({ name, stage, ...sharing }: Sharing): Promise<Outcome> {
+  const { gpt, tied, packed, tensor, pipeline, sequence, sharded, recompute } = sharing;
   const ranks = openRanks(group, makeMesh(group.size, tensor, pipeline));
   engine.seed(7);
   const llm = stage === 'finetune';
-  const model = new NevaModel(engine, gpt ? { ...shape, llm: { ...shape.llm, gpt: GPT } } : shape, {
-    sources: { vision_encoder: tower.source(engine, 'vision') },
-    split: tensorSplit(ranks.tensor, sequence),
-    init: { std: 0.15, scaled: false },
-  });
+  const decoder = { ...shape.llm, ...(gpt ? { gpt: GPT } : {}), tiedEmbeddings: tied };
+  // The first of two stages has one block of four, as its front counts for one.
+  const layout = balancedLayout(decoder.numLayers, pipeline, { front: 1, block: 1, end: 0 });
+  const model = new NevaModel(
+    engine,
+    { ...shape, llm: decoder },
+    {
+      stage: stageOf(layout, ranks.at.pipeline),
+      sources: { vision_encoder: tower.source(engine, 'vision') },
+      split: tensorSplit(ranks.tensor, sequence),
+      init: { std: 0.15, scaled: false },
+    },
+  );
   for (const part of model.parts) {
     for (const each of part.parameters) each.trainable = part.name === 'projector' || (part.name === 'llm' && llm);
   }
@@ -126,7 +148,7 @@ async function run({ name, stage, gpt, tensor, pipeline, sequence, sharded, reco
       model,
       optimizer,
       schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: STEPS },
-      batches: shares(ranks, tensors, work),
+      batches: shares(ranks, packed, tensors, work),
       ranks,
       reduction,
       report: reportInto(lines),
@@ -145,6 +167,8 @@ async function run({ name, stage, gpt, tensor, pipeline, sequence, sharded, reco
     { step: 0, epoch: 0, consumedSamples: 0, valLoss: null },
   );
   const traffic = ranks.tensor === ranks.world ? null : ranks.tensor.traffic();
+  const { down, up } = ranks.pipeline;
+  const handed = { down: down.traffic().send.bytes, up: up.traffic().send.bytes };
   const values: [string, number[]][] = [];
   optimizer.withWhole((moments) => {
     const whole = gatheredTensors(engine, ranks, trainable, moments);
@@ -152,7 +176,7 @@ async function run({ name, stage, gpt, tensor, pipeline, sequence, sharded, reco
       values.push([key, [...new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)]]);
     }
   });
-  return { name, lines, tensors, work, traffic, values };
+  return { name, lines, tensors, work, traffic, handed, values };
 }
 
 const outcomes: Outcome[] = [];

@@ -54,7 +54,7 @@ const BASE: Setting = {
   shape: SHAPE,
   trains: { llm: true, projector: true, vision: false },
   tensor: 1,
-  pipeline: 1,
+  layout: [6],
   data: 1,
   perNode: 1,
   sequenceParallel: false,

@@ -80,7 +80,7 @@ export function rowSetting({ model, stage, nodes, gbs }: Row): Setting {
     shape: { llm, vision, projector: { type: 'linear', inputSize: 1024, outputSize: llm.hiddenSize } },
     trains: { llm: stage === 'finetune', projector: true, vision: false },
     tensor,
-    pipeline: 1,
+    layout: [llm.numLayers],
     data: (8 * nodes) / tensor,
     perNode: 8,
     sequenceParallel: false,

@@ -47,8 +47,8 @@ test('messages by the formulas of the papers', () => {
 });
 
 test('a pipeline waits (stages − 1) turns, recomputation runs the blocks once more, cost is hours × devices × price', () => {
-  const alone = predictTime({ ...setting, pipeline: 1, data: 2 }, h100);
-  const piped = predictTime({ ...setting, pipeline: 2, data: 1, globalBatch: 128 }, h100);
+  const alone = predictTime({ ...setting, layout: [40], data: 2 }, h100);
+  const piped = predictTime({ ...setting, layout: [20, 20], data: 1, globalBatch: 128 }, h100);
   assert.ok(piped.pipeline > 0 && alone.pipeline === 0);
   const again = predictTime({ ...setting, recompute: { granularity: 'full', method: 'uniform', layers: 1 } }, h100);
   const plain = predictTime(setting, h100);

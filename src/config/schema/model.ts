@@ -18,6 +18,11 @@ export const model = section('The model, its parallel layout, batches', {
   }),
   tensor_model_parallel_size: int(1, 'Ranks that share each layer', { min: 1 }),
   pipeline_model_parallel_size: int(1, 'Pipeline stages', { min: 1 }),
+  pipeline_model_parallel_layout: list(
+    int(1, 'blocks', { min: 1 }),
+    null,
+    'Blocks of the language model on each stage, as [9, 12, 11]; null balances the stages, with vision tower and head, by their work',
+  ),
   virtual_pipeline_model_parallel_size: int(null, 'Interleaved stages per rank', {
     min: 1,
     ...refused('set model.pipeline_model_parallel_size; stages are not interleaved'),

@@ -20,7 +20,18 @@ import { registerGradients } from './gradients.ts';
 import { BYTES, decode, encode, readPart, rounded, type StoredArray, storedAs } from './host.ts';
 import * as operations from './operations.ts';
 import { Generator } from './random.ts';
-import { floats, indices, keep, made, peakMemory, resetPeak, scope, type TfjsTensor, tfjsTensor } from './tensor.ts';
+import {
+  arena,
+  floats,
+  indices,
+  keep,
+  made,
+  peakMemory,
+  resetPeak,
+  scope,
+  type TfjsTensor,
+  tfjsTensor,
+} from './tensor.ts';
 import { vjp } from './vjp.ts';
 
 const FLOATS: readonly DType[] = ['float32', 'bfloat16', 'float16'];
@@ -50,6 +61,7 @@ export class TfjsEngine implements Engine {
   // --- memory -------------------------------------------------------------------------------------------------------
 
   scope = scope;
+  arena = arena;
   keep = keep;
 
   /** All tensors of TensorFlow.js, those without a handle too; bytes are sampled at every operation. */

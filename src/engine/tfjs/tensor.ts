@@ -1,6 +1,6 @@
 /** Handles over TensorFlow.js tensors, which are immutable: what is changed in place is the handle. */
 import * as tf from '@tensorflow/tfjs-core';
-import type { DType, Held, Tensor } from '../engine.ts';
+import type { Arena, DType, Held, Tensor } from '../engine.ts';
 import { Scopes } from '../scopes.ts';
 
 export class TfjsTensor implements Tensor {
@@ -47,6 +47,9 @@ const scopes = new Scopes<TfjsTensor>((held): held is TfjsTensor => held instanc
 
 /** See `Engine.scope`. */
 export const scope = <R extends Held | void>(body: () => R): R => scopes.scope(body);
+
+/** See `Engine.arena`. */
+export const arena = (): Arena => scopes.arena();
 
 /** See `Engine.keep`. */
 export function keep<T extends Tensor>(tensor: T): T {

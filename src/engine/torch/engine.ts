@@ -16,7 +16,7 @@ import { foreignRandomState } from '../random_state.ts';
 import * as aten from './aten.generated.ts';
 import { attention } from './attention.ts';
 import { native } from './native.ts';
-import { keep, scope, TorchTensor, torchTensor } from './tensor.ts';
+import { arena, keep, scope, TorchTensor, torchTensor } from './tensor.ts';
 import { forward, vjp } from './vjp.ts';
 
 export interface TorchOptions {
@@ -56,6 +56,7 @@ export class TorchEngine implements Engine {
   // --- memory -------------------------------------------------------------------------------------------------------
 
   scope = scope;
+  arena = arena;
   keep = keep;
 
   memory(): MemoryFigures {

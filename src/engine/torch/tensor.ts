@@ -1,5 +1,5 @@
 /** Handles with a shape. */
-import type { DType, Held, Tensor } from '../engine.ts';
+import type { Arena, DType, Held, Tensor } from '../engine.ts';
 import { Scopes } from '../scopes.ts';
 import { type Handle, native } from './native.ts';
 
@@ -46,6 +46,9 @@ const scopes = new Scopes<TorchTensor>((held): held is TorchTensor => held insta
 
 /** See `Engine.scope`. */
 export const scope = <R extends Held | void>(body: () => R): R => scopes.scope(body);
+
+/** See `Engine.arena`. */
+export const arena = (): Arena => scopes.arena();
 
 /** See `Engine.keep`. */
 export function keep<T extends Tensor>(tensor: T): T {
