@@ -36,6 +36,9 @@ const byWorld: Record<number, Sharing[]> = {
     sharing(stage, { pipeline: 2, recompute }),
     sharing(stage, { pipeline: 2, packed }),
     sharing(stage, { gpt, tied, pipeline: 2 }),
+    sharing(stage, { tensor: 2, packed }),
+    sharing(stage, { tensor: 2, sequence, packed }),
+    sharing(stage, { sharded, packed }),
   ]),
   4: [
     ...stages.flatMap((stage) => [
@@ -45,6 +48,15 @@ const byWorld: Record<number, Sharing[]> = {
       sharing(stage, { tensor: 2, sequence, sharded }),
     ]),
     sharing('finetune', { tensor: 2, sharded, recompute }),
+    ...stages.flatMap((stage) => [
+      sharing(stage, { pipeline: 4 }),
+      sharing(stage, { pipeline: 2, recompute }),
+      sharing(stage, { pipeline: 2, sharded, packed }),
+      sharing(stage, { pipeline: 2, tensor: 2 }),
+      sharing(stage, { pipeline: 2, tensor: 2, sequence, recompute, packed }),
+    ]),
+    sharing('finetune', { gpt, tied, pipeline: 2, sharded }),
+    sharing('finetune', { gpt, tied, pipeline: 2, tensor: 2, sequence }),
   ],
 };
 
@@ -100,10 +112,13 @@ for (const [world, sharings] of Object.entries(byWorld)) {
     if (world === '4') inFours = ranks;
     sharings.forEach((sharing, i) => {
       const { name } = sharing;
-      const { lines, values, tensors } = ranks[0]![i]!;
+      const { lines, values } = ranks[0]![i]!;
       const expected = single[aloneAs(sharing)]!;
       assert.equal(lines.length, 20, name);
-      assert.equal(tensors.at(-1), tensors[2], `${name}: tensors left behind`);
+      for (const [rank, own] of ranks.entries()) {
+        const { tensors } = own[i]!;
+        assert.equal(tensors.at(-1), tensors[2], `${name}: tensors left behind on rank ${rank}`);
+      }
       lines.forEach((line, step) => {
         const alone = expected.lines[step]!;
         for (const key of ['loss', 'grad_norm'] as const) {
@@ -133,7 +148,7 @@ for (const [world, sharings] of Object.entries(byWorld)) {
 test('messages of a group that shares the layers have the bytes of the formulas', () => {
   const counted = byWorld[4]!.flatMap((sharing, i) => {
     const { traffic, work } = inFours[0]![i]!;
-    return traffic && sharing.stage === 'finetune' ? [{ sharing, traffic, work }] : [];
+    return traffic && sharing.stage === 'finetune' && sharing.pipeline === 1 ? [{ sharing, traffic, work }] : [];
   });
   assert.deepEqual(new Set(counted.map(({ sharing }) => sharing.sequence)), new Set([true, false]));
   for (const { sharing, traffic, work } of counted) {
@@ -141,4 +156,25 @@ test('messages of a group that shares the layers have the bytes of the formulas'
     const bytes = { allReduce: allReduce.bytes, allGather: allGather.bytes, reduceScatter: reduceScatter.bytes };
     assert.deepEqual(bytes, expectedBytes(sharing, work), sharing.name);
   }
+});
+
+/** Every micro batch with labels crosses each border once down, and once up if something learns below: B·T·C, or own rows. */
+test('messages between pipeline stages have the bytes of the formula', () => {
+  const counted = byWorld[4]!.map((sharing, i) => ({ sharing, ranks: inFours.map((each) => each[i]!) }));
+  const piped = counted.filter(({ sharing }) => sharing.pipeline > 1);
+  for (const { sharing, ranks } of piped) {
+    const perStage = ranks.length / sharing.pipeline;
+    ranks.forEach(({ handed, work }, rank) => {
+      const stage = Math.floor(rank / perStage);
+      const expected = {
+        down: stage < sharing.pipeline - 1 ? FLOAT32 * C * work.rowsDown : 0,
+        up: stage > 0 ? FLOAT32 * C * work.rowsUp : 0,
+      };
+      assert.deepEqual(handed, expected, `${sharing.name}, rank ${rank}`);
+    });
+    const { work } = ranks[0]!;
+    if (sharing.stage === 'finetune') assert.equal(work.rowsUp, work.rowsDown);
+    else assert.ok(work.rowsUp > 0 && work.rowsUp < work.rowsDown);
+  }
+  assert.ok(piped.length > 10);
 });

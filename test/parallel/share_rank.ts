@@ -45,8 +45,11 @@ export interface Outcome {
   lines: StepMetrics[];
   /** Live tensors at the beginning of each step. */
   tensors: number[];
-  /** Of the rank's labelled micro batches: positions ΣB·T and labels ΣM. */
-  work: { positions: number; labels: number };
+  /**
+   * Of the rank's labelled micro batches: positions ΣB·T and labels ΣM; rows that cross a border between stages, and that come back
+   * as gradients, which those of text alone do not where only the projector learns.
+   */
+  work: { positions: number; labels: number; rowsDown: number; rowsUp: number };
   /** Messages of the group that shares the layers; null where other messages travel in it too. */
   traffic: Traffic | null;
   /** Bytes handed to the next stage, and back to the one before. */
@@ -84,7 +87,7 @@ const shape: NevaShape = {
 
 async function* shares(
   { at, mesh }: Ranks,
-  packed: boolean,
+  { stage, packed, sequence }: Omit<Sharing, 'name'>,
   tensors: number[],
   work: Outcome['work'],
 ): AsyncGenerator<GlobalBatch> {
@@ -92,10 +95,13 @@ async function* shares(
     tensors.push(engine.memory().tensors);
     const all = microBatchesOf(records, step).map((micro) => (packed ? packedOf(micro) : micro));
     const own = all.filter((_, i) => i % mesh.data === at.data);
-    for (const { batch, length, labelRows } of own) {
+    for (const { batch, length, labelRows, imageCount } of own) {
       if (labelRows.length === 0) continue;
       work.positions += batch * length;
       work.labels += labelRows.length;
+      const rows = Math.ceil((batch * length) / (sequence ? mesh.tensor : 1));
+      work.rowsDown += rows;
+      if (stage === 'finetune' || imageCount > 0) work.rowsUp += rows;
     }
     yield batchOf(own, (step + 1) * 6);
   }
@@ -110,7 +116,7 @@ const GPT: GptBlock = {
 };
 
 async function run({ name, stage, ...sharing }: Sharing): Promise<Outcome> {
-  const { gpt, tied, packed, tensor, pipeline, sequence, sharded, recompute } = sharing;
+  const { gpt, tied, tensor, pipeline, sequence, sharded, recompute } = sharing;
   const ranks = openRanks(group, makeMesh(group.size, tensor, pipeline));
   engine.seed(7);
   const llm = stage === 'finetune';
@@ -141,14 +147,14 @@ async function run({ name, stage, ...sharing }: Sharing): Promise<Outcome> {
   });
   const lines: StepMetrics[] = [];
   const tensors: number[] = [];
-  const work = { positions: 0, labels: 0 };
+  const work = { positions: 0, labels: 0, rowsDown: 0, rowsUp: 0 };
   await trainLoop(
     {
       engine,
       model,
       optimizer,
       schedule: { name: 'CosineAnnealing', lr: 1e-3, minLr: 1e-5, warmupSteps: 2, constantSteps: 0, maxSteps: STEPS },
-      batches: shares(ranks, packed, tensors, work),
+      batches: shares(ranks, { stage, ...sharing }, tensors, work),
       ranks,
       reduction,
       report: reportInto(lines),
