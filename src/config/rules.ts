@@ -244,6 +244,7 @@ function dataRules({ data }: NevaConfig['model'], report: Report): void {
     report('model.data.image_aspect_ratio', 'keep makes pictures of every size, and the vision tower takes one', {
       expected: 'square or pad',
       found: 'keep',
+      fix: 'set square: the same pixels for square pictures, the only ones that keep works with in LLaVA and NeMo',
     });
   }
   if (data.validation_data_path !== null && data.validation_fraction > 0) {
