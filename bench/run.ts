@@ -24,6 +24,7 @@ const BENCHMARKS: readonly (readonly [string, string, readonly string[] | null])
   ['startup', 'startup/run.js', ['--repeats', '1']],
   ['data', 'data/run.js', null],
   ['checkpoint', 'checkpoint/run.js', null],
+  ['memory', 'memory/run.js', null],
 ];
 
 const known = BENCHMARKS.map(([name]) => name);

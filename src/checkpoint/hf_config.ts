@@ -2,7 +2,13 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { mistake } from '../errors.ts';
-import type { LlmShape, NevaShape, ProjectorShape, VisionShape } from '../model/shapes.ts';
+import {
+  featuresPerImage,
+  type LlmShape,
+  type NevaShape,
+  type ProjectorShape,
+  type VisionShape,
+} from '../model/shapes.ts';
 import { ConfigReader, type Json } from './config_reader.ts';
 import { isLlmType, llmConfig, llmType, readLlm } from './hf_llm.ts';
 import { readJsonObject } from './json.ts';
@@ -49,6 +55,7 @@ export function readConfigShapes(folder: string): ConfigShapes | null {
         problem: 'a kind of model that neva does not know',
         expected: 'model_type llama, nemotron, nvgpt, clip_vision_model, clip or llava',
         found: JSON.stringify(config.model_type ?? null),
+        fix: "GPT models are read from NeMo's archives, or as model_type nemotron or nvgpt (docs/checkpoints.md)",
       });
   }
 }
@@ -90,6 +97,14 @@ class Reader extends ConfigReader {
       selectLayer: this.number(c, 'vision_feature_layer', -2),
       classTokenLength: strategy === 'default' ? 1 : 0,
     });
+    const features = featuresPerImage(vision);
+    if (this.count(c, 'image_seq_length', features) !== features) {
+      this.refuse(
+        'image_seq_length',
+        `${features}, what this vision_config makes of a picture`,
+        String(c.image_seq_length),
+      );
+    }
     const type = String(c.mm_projector_type ?? 'mlp2x_gelu');
     return {
       kind: 'llava',
@@ -136,7 +151,7 @@ export function writeConfig({ llm, vision, projector }: NevaShape): Json {
     mm_projector_type: projector.type,
     projector_hidden_act: 'gelu',
     multimodal_projector_bias: true,
-    image_seq_length: (vision.imageSize / vision.patchSize) ** 2 + 1 - vision.classTokenLength,
+    image_seq_length: featuresPerImage(vision),
     vision_feature_layer: vision.selectLayer,
     vision_feature_select_strategy: vision.classTokenLength === 1 ? 'default' : 'full',
     tie_word_embeddings: llm.tiedEmbeddings,

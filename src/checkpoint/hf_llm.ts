@@ -4,9 +4,12 @@
  */
 import {
   type Activation,
+  biasOf,
   blockOf,
   type GptBlock,
   gptOf,
+  hasBias,
+  LLAMA_BLOCK,
   type LlmShape,
   type Normalization,
   type RotaryScaling,
@@ -49,6 +52,7 @@ const ACTIVATIONS = {
 
 const POSITIONS = { rope: 'rope', learned_absolute: 'learned_absolute' } as const;
 const YES_NO = { true: true, false: false } as const;
+const BIASES = { ...YES_NO, attention: 'attention', mlp: 'mlp' } as const;
 
 export function readLlm(read: ConfigReader, type: LlmType, c: Json): LlmShape {
   const d = DEFAULTS[type === 'nemotron' ? 'nemotron' : 'llama'];
@@ -82,31 +86,29 @@ export function readLlm(read: ConfigReader, type: LlmType, c: Json): LlmShape {
 function readBlock(read: ConfigReader, type: LlmType, c: Json, rope: Json): GptBlock {
   switch (type) {
     case 'llama':
-      read.mustBe(c, 'attention_bias', false);
-      read.mustBe(c, 'mlp_bias', false);
       read.mustBe(c, 'hidden_act', 'silu');
-      return blockOf({} as LlmShape);
-    case 'nemotron': {
-      const bias = read.oneOf(c, 'attention_bias', YES_NO, 'false');
-      read.mustBe(c, 'mlp_bias', bias);
+      return { ...LLAMA_BLOCK, bias: readBias(read, c) };
+    case 'nemotron':
       return {
         normalization: 'layernorm1p',
         activation: read.oneOf(c, 'hidden_act', PLAIN_ACTIVATIONS, 'relu2'),
         positions: 'rope',
         rotaryPercentage: read.positive({ ...c, ...rope }, 'partial_rotary_factor', 0.5),
-        bias,
+        bias: readBias(read, c),
       };
-    }
     case 'nvgpt':
       return {
         normalization: read.oneOf(c, 'normalization', NORMALIZATIONS, 'layernorm1p'),
         activation: read.oneOf(c, 'activation', ACTIVATIONS, 'squared-relu'),
         positions: read.oneOf(c, 'position_embedding_type', POSITIONS, 'rope'),
         rotaryPercentage: read.positive(c, 'rotary_percentage', 1),
-        bias: read.oneOf(c, 'bias', YES_NO, 'false'),
+        bias: read.oneOf(c, 'bias', BIASES, 'false'),
       };
   }
 }
+
+const readBias = (read: ConfigReader, c: Json) =>
+  biasOf(read.oneOf(c, 'attention_bias', YES_NO, 'false'), read.oneOf(c, 'mlp_bias', YES_NO, 'false'));
 
 function readScaling(read: ConfigReader, c: Json, rope: Json, maxPositions: number): RotaryScaling | null {
   const type = String(rope.rope_type ?? rope.type ?? 'default');
@@ -158,8 +160,9 @@ function yarnAttentionFactor(read: ConfigReader, rope: Json, factor: number): nu
 
 /** The type under which a shape is written: that of a class of transformers where one has it. */
 export function llmType(shape: LlmShape): LlmType {
-  const { normalization, activation, positions } = blockOf(shape);
-  if (!shape.gpt) return 'llama';
+  const block = blockOf(shape);
+  const { normalization, activation, positions } = block;
+  if (!gptOf({ ...block, bias: LLAMA_BLOCK.bias }).gpt) return 'llama';
   const plain = Object.values(PLAIN_ACTIVATIONS).includes(activation as 'gelu');
   return normalization === 'layernorm1p' && plain && positions === 'rope' ? 'nemotron' : 'nvgpt';
 }
@@ -190,14 +193,13 @@ export function llmConfig(s: LlmShape): Json {
 function blockConfig(type: LlmType, block: GptBlock): Json {
   switch (type) {
     case 'llama':
-      return { hidden_act: 'silu' };
+      return { hidden_act: 'silu', ...(block.bias ? biasConfig(block) : {}) };
     case 'nemotron': {
       const act = Object.entries(PLAIN_ACTIVATIONS).find(([, activation]) => activation === block.activation)![0];
       return {
         hidden_act: act,
         partial_rotary_factor: block.rotaryPercentage,
-        attention_bias: block.bias,
-        mlp_bias: block.bias,
+        ...biasConfig(block),
       };
     }
     case 'nvgpt':
@@ -210,6 +212,11 @@ function blockConfig(type: LlmType, block: GptBlock): Json {
       };
   }
 }
+
+const biasConfig = (block: GptBlock): Json => ({
+  attention_bias: hasBias(block, 'attention'),
+  mlp_bias: hasBias(block, 'mlp'),
+});
 
 function scalingConfig(scaling: RotaryScaling): Json {
   const { type, factor } = scaling;

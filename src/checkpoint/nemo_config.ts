@@ -255,6 +255,14 @@ export function writeNemoConfig({ shape, ...about }: WrittenConfig): string {
 function llmSection(s: LlmShape, { names, divisibleBy, tokenizer }: Omit<WrittenConfig, 'shape'>): Config {
   const { normalization, activation, positions, rotaryPercentage, bias } = blockOf(s);
   const scaling = s.rotaryScaling;
+  if (typeof bias !== 'boolean') {
+    throw mistake({
+      where: '--to nemo',
+      problem: 'NeMo has biases in all linear layers or in none',
+      found: `biases in ${bias === 'mlp' ? 'the MLP' : 'attention'} alone`,
+      fix: 'use --to hf',
+    });
+  }
   if (scaling && scaling.type !== 'linear') {
     throw mistake({
       where: '--to nemo',

@@ -9,7 +9,7 @@ import { activate, isGated } from './mlp.ts';
 import { Norm } from './norm.ts';
 import { normal, ParameterMaker, type WeightSource, zeros } from './parameters.ts';
 import { packedPositions, type RotaryTables, rotaryTables } from './rotary.ts';
-import { blockOf, type LlmShape, positionLimit } from './shapes.ts';
+import { blockOf, hasBias, type LlmShape, positionLimit } from './shapes.ts';
 import { hiddenStream, type Stream, type TensorSplit, WHOLE } from './split.ts';
 import { isFirst, isLast, type Stage, stageOf } from './stage.ts';
 
@@ -170,18 +170,20 @@ export class DecoderBlock {
 
   constructor(shape: LlmShape, index: number, maker: ParameterMaker, init: DecoderInit, split: TensorSplit) {
     const { hiddenSize: C, ffnHiddenSize: F, headDim: D, numAttentionHeads: H, numQueryGroups: G } = shape;
-    const { normalization, activation, bias } = blockOf(shape);
+    const block = blockOf(shape);
+    const { normalization, activation } = block;
+    const isBiased = (name: string) => hasBias(block, name.startsWith('mlp.') ? 'mlp' : 'attention');
     const outStd = init.scaled ? init.std / Math.sqrt(2 * shape.numLayers) : init.std;
     const prefix = `${PREFIX}model.layers.${index}.`;
     /** Shared out by its rows: each rank computes some of the outputs. */
     const reading = (name: string, rows: number): Linear => ({
       weight: maker.make(`${prefix}${name}.weight`, [rows, C], normal(init.std), { split: 0 }),
-      bias: bias ? maker.make(`${prefix}${name}.bias`, [rows], zeros, { split: 0 }) : null,
+      bias: isBiased(name) ? maker.make(`${prefix}${name}.bias`, [rows], zeros, { split: 0 }) : null,
     });
     /** Shared out by its columns: each rank computes a summand of all outputs, the first one's with the bias. */
     const writing = (name: string, columns: number): Linear => ({
       weight: maker.make(`${prefix}${name}.weight`, [C, columns], normal(outStd), { split: 1 }),
-      bias: bias ? maker.make(`${prefix}${name}.bias`, [C], zeros, SUMMAND) : null,
+      bias: isBiased(name) ? maker.make(`${prefix}${name}.bias`, [C], zeros, SUMMAND) : null,
     });
     const norm = (name: string, ownRows: boolean) =>
       new Norm(maker, prefix + name, C, normalization, shape.normEpsilon, ownRows ? SUMMAND : {});

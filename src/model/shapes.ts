@@ -6,6 +6,9 @@ export type Normalization = 'rmsnorm' | 'layernorm' | 'layernorm1p';
 /** NeMo's `activation` (`fast-` there is a matter of storage); gelu-tanh is its gelu with openai_gelu. */
 export type Activation = 'swiglu' | 'geglu' | 'reglu' | 'squared-relu' | 'gelu' | 'gelu-tanh';
 
+/** True: in all linear layers of a block. */
+export type Bias = boolean | 'attention' | 'mlp';
+
 /** How rotary positions are stretched beyond the context that a model was first trained with (rotary.ts). */
 export type RotaryScaling =
   | { type: 'linear' | 'dynamic'; factor: number }
@@ -64,8 +67,8 @@ export interface GptBlock {
   positions: 'rope' | 'learned_absolute';
   /** Share of a head's dimensions that is turned. */
   rotaryPercentage: number;
-  /** Biases in all linear layers of the blocks. */
-  bias: boolean;
+  /** Biases in the linear layers of the blocks: in all of them, in none, or in attention's or the MLP's alone. */
+  bias: Bias;
 }
 
 export const LLAMA_BLOCK: GptBlock = {
@@ -94,6 +97,12 @@ export function gptOf(block: GptBlock): { gpt?: GptBlock } {
 /** Positions that can be run: linear scaling (NeMo's seq_len_interpolation_factor) makes room for `factor` times as many. */
 export const positionLimit = ({ maxPositions, rotaryScaling: scaling }: LlmShape): number =>
   scaling?.type === 'linear' ? Math.floor(maxPositions * scaling.factor) : maxPositions;
+
+/** From transformers' two settings. */
+export const biasOf = (attention: boolean, mlp: boolean): Bias =>
+  attention === mlp ? attention : attention ? 'attention' : 'mlp';
+
+export const hasBias = ({ bias }: GptBlock, where: 'attention' | 'mlp'): boolean => bias === true || bias === where;
 
 export const blockOf = ({ gpt }: LlmShape): GptBlock => gpt ?? LLAMA_BLOCK;
 

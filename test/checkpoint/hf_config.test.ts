@@ -6,7 +6,7 @@ import { after, test } from 'node:test';
 import { readConfigShapes, writeConfig } from '../../src/checkpoint/hf_config.ts';
 import { llmType } from '../../src/checkpoint/hf_llm.ts';
 import { isUserError } from '../../src/errors.ts';
-import { type GptBlock, type NevaShape, NVGPT_BLOCK } from '../../src/model/shapes.ts';
+import { type GptBlock, LLAMA_BLOCK, type NevaShape, NVGPT_BLOCK } from '../../src/model/shapes.ts';
 import { fixture, readJson } from '../support/fixtures.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-config-'));
@@ -128,7 +128,8 @@ test('embeddings are tied when the whole or its language model says so', () => {
 });
 
 test('the class token is kept by the strategy full', () => {
-  assert.equal(read({ ...tiny, vision_feature_select_strategy: 'full' }).vision!.classTokenLength, 0);
+  const full = { ...tiny, vision_feature_select_strategy: 'full', image_seq_length: 17 };
+  assert.equal(read(full).vision!.classTokenLength, 0);
 });
 
 test('in a whole CLIP’s older config, vision_config_dict counts', () => {
@@ -157,12 +158,16 @@ const blocks: GptBlock[] = [
   { ...NVGPT_BLOCK, bias: true, activation: 'gelu-tanh', rotaryPercentage: 0.25 },
   { ...NVGPT_BLOCK, activation: 'swiglu' },
   { normalization: 'layernorm', activation: 'gelu', positions: 'learned_absolute', rotaryPercentage: 1, bias: true },
+  { ...LLAMA_BLOCK, bias: true },
+  { ...LLAMA_BLOCK, bias: 'attention' },
+  { ...NVGPT_BLOCK, bias: 'mlp' },
+  { ...NVGPT_BLOCK, activation: 'geglu', bias: 'attention' },
 ];
 
 test('blocks are written as the class of transformers that has them', () => {
   const { llm } = read(tiny) as unknown as NevaShape;
   const types = [undefined, ...blocks].map((gpt) => llmType(gpt ? { ...llm, gpt } : llm));
-  assert.deepEqual(types, ['llama', 'nemotron', 'nemotron', 'nvgpt', 'nvgpt']);
+  assert.deepEqual(types, ['llama', 'nemotron', 'nemotron', 'nvgpt', 'nvgpt', 'llama', 'llama', 'nemotron', 'nvgpt']);
 });
 
 test('NemotronConfig’s defaults, for what a file leaves out', () => {
@@ -207,13 +212,14 @@ const refused: [string, object, RegExp][] = [
     /rope scaling[\s\S]*linear, dynamic, llama3 or yarn[\s\S]*longrope/,
   ],
   ['a Nemotron with a gate', { model_type: 'nemotron', hidden_act: 'silu' }, /hidden_act[\s\S]*relu2[\s\S]*silu/],
-  [
-    'a Nemotron with biases in one half of its blocks',
-    { model_type: 'nemotron', attention_bias: true, mlp_bias: false },
-    /mlp_bias/,
-  ],
   ['an NVGPT with an unknown norm', { model_type: 'nvgpt', normalization: 'scalenorm' }, /layernorm1p[\s\S]*scalenorm/],
-  ['biases in attention', { model_type: 'llama', attention_bias: true }, /attention_bias/],
+  ['biases that are no yes or no', { model_type: 'llama', attention_bias: 'qkv' }, /attention_bias[\s\S]*"qkv"/],
+  ['GPT-2 as Hugging Face has it', { model_type: 'gpt2' }, /"gpt2"[\s\S]*NeMo's archives/],
+  [
+    'a number of image positions that is not the tower’s',
+    { ...tiny, image_seq_length: 576 },
+    /image_seq_length[\s\S]*expected: 16[\s\S]*found: +576/,
+  ],
   ['several feature layers', { ...tiny, vision_feature_layer: [-2, -5] }, /vision_feature_layer/],
   [
     'an unknown strategy',

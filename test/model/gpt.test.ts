@@ -1,5 +1,5 @@
 /**
- * NVGPT (Nemotron), GPT-2, gated GELU with biases, and LLaMA with stretched positions against transformers and PyTorch
+ * NVGPT (Nemotron), GPT-2, gated GELU with biases, LLaMA with biases, and LLaMA with stretched positions against transformers and PyTorch
  * (test/tools/gpt_reference.py).
  */
 import assert from 'node:assert/strict';

@@ -210,6 +210,11 @@ def main() -> None:
     scaled = {name: scaled_logits(model, {**rope, "rope_theta": 1000.0}) for name, rope in scalings.items()}
     save_file({k: v.contiguous() for k, v in scaled.items()}, OUT / "scalings.safetensors", {"format": "pt"})
 
+    for name, attention, mlp in (("llama_attention_bias", True, False), ("llama_bias", True, True)):
+        config = LlamaConfig(**sizes, num_attention_heads=6, num_key_value_heads=2, rms_norm_eps=1e-5,
+                             attention_bias=attention, mlp_bias=mlp)
+        models[name] = reference(name, randomize(LlamaForCausalLM._from_config(config, attn_implementation="eager")))
+
     document = {
         "made_by": "test/tools/gpt_reference.py",
         "versions": {

@@ -40,7 +40,11 @@ export const data = section('Training data', {
     'default',
     "Labels by construction on LLaVA's text; or text and labels exactly as LLaVA's or NeMo's code makes them, with its quirks",
   ),
-  image_aspect_ratio: choice(['square', 'pad', 'keep'], 'square', 'Crop the centre, or pad to a square; keep is refused (docs/data.md)'),
+  image_aspect_ratio: choice(
+    ['square', 'pad', 'keep'],
+    'square',
+    'Crop the centre, or pad to a square; keep is refused (docs/data.md)',
+  ),
   image_token_len: int(null, 'Feature vectors of a picture; null follows from the tower', {
     min: 1,
     ...noEffect("it follows from the tower's image size and patch, in training and in inference"),
