@@ -1,10 +1,10 @@
 /** Rewrites a model in another layout, tensor by tensor: memory is bounded by the largest one. */
 import { copyFileSync, existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import type { DType, Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { besideName, syncFolder, writeFileAtomic } from '../files.ts';
 import type { NevaShape } from '../model/shapes.ts';
+import { castFloats, type Float } from './cast.ts';
 import { tokenizerFiles } from './folder.ts';
 import { type ConfigShapes, originalConfig, visionConfig, writeConfig } from './hf_config.ts';
 import { llmConfig } from './hf_llm.ts';
@@ -12,8 +12,8 @@ import { imageTokenOf } from './image_token.ts';
 import { type Layout, type Part, partOf, writeName } from './names.ts';
 import { type NemoOutput, writeNemo } from './nemo_write.ts';
 import { addTower, openWhole, useAverages, type WholeModel } from './parts.ts';
-import { readTensor, streamTensor, widen } from './pieces.ts';
-import { bytesPerElement, type TensorEntry, type TensorToWrite } from './safetensors.ts';
+import { readTensor, streamTensor } from './pieces.ts';
+import type { TensorEntry, TensorToWrite } from './safetensors.ts';
 import { writeModel } from './write_model.ts';
 
 export interface ConvertOptions {
@@ -23,7 +23,7 @@ export interface ConvertOptions {
   out: string;
   part: 'all' | Part;
   /** null keeps every tensor's own. */
-  dtype: DType | null;
+  dtype: Float | null;
   /** Tensor and pipeline parallel sizes of NeMo's archive; 1 elsewhere. */
   tp: number;
   pp: number;
@@ -42,8 +42,8 @@ export interface Converted {
   notes: string[];
 }
 
-/** Nothing stands at `out` until all of it is there; an existing `out` is refused. `engine` is needed for another dtype only. */
-export function convert(engine: Engine | null, asked: ConvertOptions): Converted {
+/** Nothing stands at `out` until all of it is there; an existing `out` is refused. */
+export function convert(asked: ConvertOptions): Converted {
   const out = resolve(asked.out);
   if (existsSync(out)) {
     throw mistake({ where: asked.out, problem: 'there is something already', fix: 'name what does not exist yet' });
@@ -61,9 +61,7 @@ export function convert(engine: Engine | null, asked: ConvertOptions): Converted
   rmSync(beside, { recursive: true, force: true });
   mkdirSync(dirname(out), { recursive: true });
   try {
-    const converted = isNemo
-      ? toNemo(engine, beside, whole, wanted, options)
-      : toHf(engine, beside, whole, wanted, options);
+    const converted = isNemo ? toNemo(beside, whole, wanted, options) : toHf(beside, whole, wanted, options);
     renameSync(beside, out);
     syncFolder(dirname(out));
     return { ...converted, notes: [...note, ...converted.notes] };
@@ -106,19 +104,12 @@ function wantedParts(whole: WholeModel, { from, to, part }: ConvertOptions, isNe
   return wanted;
 }
 
-function toHf(
-  engine: Engine | null,
-  folder: string,
-  whole: WholeModel,
-  wanted: readonly Part[],
-  options: ConvertOptions,
-): Converted {
+function toHf(folder: string, whole: WholeModel, wanted: readonly Part[], options: ConvertOptions): Converted {
   const { parts, config, tokenizerFolder } = whole;
   const layout: Layout = options.part === 'all' ? (options.to as Layout) : 'part';
   const linear = config?.projector?.type === 'linear';
   const entries = entriesOf(whole, wanted).map((entry) => ({ ...entry, name: writeName(entry.name, layout, linear) }));
   const toTensor = tensorMaker(
-    engine,
     options,
     entries.reduce((sum, entry) => sum + entry.nbytes, 0),
   );
@@ -156,13 +147,7 @@ function toHf(
   return { tensors: tensors.length, bytes, notes };
 }
 
-function toNemo(
-  engine: Engine | null,
-  path: string,
-  whole: WholeModel,
-  wanted: readonly Part[],
-  options: ConvertOptions,
-): Converted {
+function toNemo(path: string, whole: WholeModel, wanted: readonly Part[], options: ConvertOptions): Converted {
   const { config, tokenizerFolder } = whole;
   const notes: string[] = [];
   const has = (part: Part) => wanted.includes(part);
@@ -197,7 +182,7 @@ function toNemo(
   };
   const form = options.out.endsWith('.nemo') ? 'tar' : 'folder';
   const total = [...entries.values()].reduce((sum, entry) => sum + entry.nbytes, 0);
-  return { ...writeNemo(path, form, output, tensorMaker(engine, options, total)), notes };
+  return { ...writeNemo(path, form, output, tensorMaker(options, total)), notes };
 }
 
 const entriesOf = ({ parts }: WholeModel, wanted: readonly Part[]): TensorEntry[] =>
@@ -226,8 +211,8 @@ function configOf({ part, to, from }: ConvertOptions, shapes: ConfigShapes | nul
   }
 }
 
-/** What an entry becomes when its turn has come: its own bytes, or converted by the engine. */
-function tensorMaker(engine: Engine | null, { dtype, onProgress }: ConvertOptions, total: number) {
+/** What an entry becomes when its turn has come: its own bytes, or rounded to the type that was asked for. */
+function tensorMaker({ dtype, onProgress }: ConvertOptions, total: number) {
   let done = 0;
   const progress = (bytes: number) => {
     done += bytes;
@@ -241,22 +226,9 @@ function tensorMaker(engine: Engine | null, { dtype, onProgress }: ConvertOption
         progress(part.length);
       });
     if (dtype && dtype !== entry.dtype && entry.dtype.includes('float')) {
-      const stream = (take: (part: Uint8Array) => void) =>
-        told((part) => take(castBytes(engine, part, entry.dtype, dtype)));
-      return { name, dtype, shape, data: () => castBytes(engine, readTensor(entry), entry.dtype, dtype), stream };
+      const stream = (take: (part: Uint8Array) => void) => told((part) => take(castFloats(part, entry.dtype, dtype)));
+      return { name, dtype, shape, data: () => castFloats(readTensor(entry), entry.dtype, dtype), stream };
     }
     return { name, dtype: entry.dtype, shape, data: () => readTensor(entry), stream: told };
   };
-}
-
-function castBytes(engine: Engine | null, bytes: Uint8Array, from: DType, to: DType): Uint8Array {
-  if (!engine) throw new Error('another dtype takes an engine');
-  const values = widen(bytes, from);
-  const [wide, length] = [engine.tensor(values, [values.length]), values.length];
-  const cast = engine.cast(wide, to);
-  const out = engine.bytes(cast);
-  if (out.length !== length * bytesPerElement(to)) throw new Error(`${length} values became ${out.length} bytes`);
-  wide.dispose();
-  cast.dispose();
-  return out;
 }

@@ -1,7 +1,8 @@
 /** Two models tensor by tensor, whatever layouts they are in: `neva checkpoint diff`. */
 import type { DType } from '../engine/engine.ts';
+import { widen } from './cast.ts';
 import { addTower, openWhole } from './parts.ts';
-import { readTensor, widen } from './pieces.ts';
+import { readTensor } from './pieces.ts';
 import { bytesPerElement, type TensorEntry } from './safetensors.ts';
 
 export interface TensorDifference {

@@ -10,20 +10,20 @@
  *       config.json             the whole model's shapes, as Hugging Face writes them
  *       config.yaml             the run's configuration
  *       tokenizer files
- *       manifest.json           size and SHA-256 of every file above
+ *       manifest.json           size and checksum of every file above
  *     last                      names the newest one
  *
  * It is complete or absent. write_folder.ts writes it, saver.ts does so while training goes on, prune.ts removes old ones.
  */
-import { createHash } from 'node:crypto';
-import { closeSync, existsSync, openSync, readdirSync, readSync, statSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { AdamWState, Engine, Parameter, Shard, Tensor } from '../engine/engine.ts';
-import { isUserError, mistake } from '../errors.ts';
+import { mistake } from '../errors.ts';
 import { cutOut } from '../model/parameters.ts';
 import type { NevaShape } from '../model/shapes.ts';
 import { wholeShape } from '../model/split.ts';
 import { readJsonObject } from './json.ts';
+import { damageOf } from './manifest.ts';
 import { isVocabulary } from './names.ts';
 import { readSafetensors, type TensorEntry } from './safetensors.ts';
 
@@ -86,22 +86,6 @@ export const tokenizerFiles = (folder: string): string[] =>
 
 export const checkpointName = (step: number): string => `step=${String(step).padStart(7, '0')}`;
 
-export function fileDigest(path: string): { bytes: number; sha256: string } {
-  const digest = createHash('sha256');
-  const chunk = Buffer.allocUnsafe(1 << 20);
-  const handle = openSync(path, 'r');
-  let bytes = 0;
-  try {
-    for (let read = readSync(handle, chunk); read > 0; read = readSync(handle, chunk)) {
-      digest.update(chunk.subarray(0, read));
-      bytes += read;
-    }
-  } finally {
-    closeSync(handle);
-  }
-  return { bytes, sha256: digest.digest('hex') };
-}
-
 export const isCheckpoint = (folder: string): boolean => existsSync(join(folder, 'state.json'));
 
 /** The state of a checkpoint folder, after its files were compared with the manifest. Damage is a user error. */
@@ -117,26 +101,6 @@ export function readCheckpoint(folder: string): CheckpointState {
     });
   }
   return state;
-}
-
-/** What is wrong with a checkpoint folder by its manifest: size and checksum of every file are compared. Null: it is whole. */
-export function damageOf(folder: string): string | null {
-  const manifestFile = join(folder, 'manifest.json');
-  if (!existsSync(manifestFile)) return 'manifest.json is missing';
-  let files: [string, { bytes: number; sha256: string }][];
-  try {
-    files = Object.entries(readJsonObject(manifestFile).files as object);
-  } catch (error) {
-    return isUserError(error) ? 'manifest.json cannot be read' : 'manifest.json lists no files';
-  }
-  for (const [name, { bytes, sha256 }] of files) {
-    const path = join(folder, name);
-    const size = statSync(path, { throwIfNoEntry: false })?.size;
-    if (size === undefined) return `${name} is missing`;
-    if (size !== bytes) return `${name} has ${size} bytes instead of ${bytes}`;
-    if (fileDigest(path).sha256 !== sha256) return `${name} does not match its checksum`;
-  }
-  return null;
 }
 
 /** The newest checkpoint in a folder (before the one of that name) that is whole, or null. */

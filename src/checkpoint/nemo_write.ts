@@ -189,8 +189,8 @@ const fixedFile = (name: string, bytes: Buffer): ArchiveFile => ({
   write: (out) => out.write(bytes),
 });
 
-function intoFile(path: string, write: (out: OutFile) => void): number {
-  const out = new OutFile(path);
+function intoFile(path: string, nbytes: number, write: (out: OutFile) => void): number {
+  const out = new OutFile(path, nbytes);
   try {
     write(out);
     out.finish();
@@ -203,10 +203,10 @@ function intoFile(path: string, write: (out: OutFile) => void): number {
 
 function writeFolder(folder: string, files: readonly ArchiveFile[]): number {
   let bytes = 0;
-  for (const { name, write } of files) {
+  for (const { name, nbytes, write } of files) {
     const path = join(folder, name);
     mkdirSync(dirname(path), { recursive: true });
-    bytes += intoFile(path, write);
+    bytes += intoFile(path, nbytes, write);
   }
   return bytes;
 }
@@ -222,7 +222,8 @@ function writeTar(path: string, files: readonly ArchiveFile[]): number {
     );
     return block;
   };
-  return intoFile(path, (out) => {
+  const total = files.reduce((sum, { nbytes }) => sum + nbytes, 0);
+  return intoFile(path, total, (out) => {
     const folders = new Set<string>();
     for (const { name, nbytes, write } of files) {
       const folder = dirname(name);

@@ -5,7 +5,7 @@
 
 import type { DType } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
-import { byteLength, bytesPerElement, type TensorEntry } from './safetensors.ts';
+import { byteLength, bytesPerElement, PART, type TensorEntry } from './safetensors.ts';
 import { type Region, readParts, readRegion } from './zip.ts';
 
 /** Elements of a region: `start` and `strides` count elements. */
@@ -114,8 +114,6 @@ export function readTensor(entry: TensorEntry): Uint8Array {
   return target;
 }
 
-const PART = 8 << 20;
-
 /** A tensor's bytes a part at a time, through a buffer that is used again: memory does not grow with the tensor. */
 export function streamTensor(entry: TensorEntry, take: (part: Uint8Array) => void, size = PART): void {
   const { file, offset, nbytes, dtype, pieces } = entry;
@@ -167,15 +165,19 @@ export function touched({ region, dtype, shape, strides, start }: View): Region 
   return { ...region, offset: region.offset + start * unit, nbytes: count * unit };
 }
 
-/** What pieces are read into before they are put in order. */
-const scratch = Buffer.allocUnsafeSlow(4 * PART);
+/** What pieces are read into before they are put in order; it grows to what is asked for, up to a limit. */
+let scratch = Buffer.alloc(0);
+const SCRATCH_LIMIT = 32 << 20;
 
 function copyPiece({ view, start, strides }: Piece, target: Uint8Array): void {
   if (view.shape.includes(0)) return;
   const unit = bytesPerElement(view.dtype);
   const { region } = view;
-  const read = (part: Region) => readRegion(part, region.file, Number.POSITIVE_INFINITY, scratch);
-  const source = region.deflated === undefined ? read(touched(view)) : read(region).subarray(view.start * unit);
+  const part = region.deflated === undefined ? touched(view) : region;
+  const needed = part.deflated ?? part.nbytes;
+  if (needed > scratch.length && needed <= SCRATCH_LIMIT) scratch = Buffer.allocUnsafeSlow(needed);
+  const read = readRegion(part, region.file, Number.POSITIVE_INFINITY, scratch);
+  const source = region.deflated === undefined ? read : read.subarray(view.start * unit);
   // Trailing dimensions that are runs on both sides are copied as one.
   let dims = view.shape.length;
   let run = 1;
@@ -193,42 +195,4 @@ function copyPiece({ view, start, strides }: Piece, target: Uint8Array): void {
     for (let i = 0; i < count; i++) walk(d + 1, from + i * step, to + i * stride);
   };
   walk(0, 0, start * unit);
-}
-
-/** A tensor's bytes as float32 values, exact for 16-bit types: for engines that take numbers and not bytes. */
-export function widen(
-  bytes: Uint8Array,
-  dtype: DType,
-): Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array {
-  const { buffer } = bytes.byteOffset % 8 === 0 ? bytes : bytes.slice();
-  const [offset, length] = [bytes.byteOffset % 8 === 0 ? bytes.byteOffset : 0, bytes.length / bytesPerElement(dtype)];
-  switch (dtype) {
-    case 'float32':
-      return new Float32Array(buffer, offset, length);
-    case 'float64':
-      return new Float64Array(buffer, offset, length);
-    case 'int32':
-      return new Int32Array(buffer, offset, length);
-    case 'int64':
-      return new BigInt64Array(buffer, offset, length);
-    case 'uint8':
-    case 'bool':
-      return new Uint8Array(buffer, offset, length);
-    case 'bfloat16': {
-      const bits = new Uint32Array(length);
-      const halves = new Uint16Array(buffer, offset, length);
-      for (let i = 0; i < length; i++) bits[i] = halves[i]! << 16;
-      return new Float32Array(bits.buffer);
-    }
-    case 'float16':
-      return new Float32Array(new Uint16Array(buffer, offset, length)).map((bits) => halfToFloat(bits));
-  }
-}
-
-function halfToFloat(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }

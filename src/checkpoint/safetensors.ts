@@ -3,13 +3,15 @@
  * buffer that the tensors fill without holes. Only headers are read here; values are mapped by the engine.
  */
 
-import { createHash } from 'node:crypto';
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, renameSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { crc32 } from 'node:zlib';
 import type { DType } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { besideName, syncFolder } from '../files.ts';
 import { duplicateKey } from './json.ts';
+import { type ManifestEntry, manifestEntry } from './manifest.ts';
+import { OutFile } from './out_file.ts';
 import type { Piece } from './pieces.ts';
 
 /** Where one tensor lies: `offset` bytes from the start of `file`, `nbytes` long, contiguous and little-endian. */
@@ -43,6 +45,9 @@ export interface TensorToWrite {
 const HEADER_LIMIT = 100_000_000;
 /** The data begin at a multiple of this, so that mapped tensors are aligned for vector loads. */
 const ALIGNMENT = 64;
+
+/** Bytes are passed on in parts that stay in the processor's cache between being read, summed up and written. */
+export const PART = 256 << 10;
 
 const CODES: Record<DType, string> = {
   float64: 'F64',
@@ -199,15 +204,17 @@ function checkCoverage(entries: TensorEntry[], dataStart: number, dataBytes: num
   if (rest > 0) throw damaged(`the last ${rest} bytes belong to no tensor`);
 }
 
-/** `writeTensors`, with the SHA-256 of the file. */
+/** `writeTensors`, with what a manifest says of the file. */
 export function writeSafetensors(
   file: string,
   tensors: readonly TensorToWrite[],
   metadata?: Record<string, string>,
-): { bytes: number; sha256: string } {
-  const digest = createHash('sha256');
-  const bytes = writeTensors(file, tensors, metadata, (part) => digest.update(part));
-  return { bytes, sha256: digest.digest('hex') };
+): ManifestEntry {
+  let sum = 0;
+  const bytes = writeTensors(file, tensors, metadata, (part) => {
+    sum = crc32(part, sum);
+  });
+  return manifestEntry({ bytes, sum });
 }
 
 /**
@@ -235,34 +242,33 @@ export function writeTensors(
   const prefix = Buffer.alloc(8);
   prefix.writeBigUInt64LE(BigInt(text.length));
 
+  const total = 8 + text.length + position;
   const beside = besideName(file);
+  rmSync(beside, { force: true });
+  const out = new OutFile(beside, total);
+  const write = (bytes: Uint8Array) => {
+    observe(bytes);
+    out.write(bytes);
+  };
   try {
-    const handle = openSync(beside, 'w');
-    const write = (bytes: Uint8Array) => {
-      observe(bytes);
-      for (let done = 0; done < bytes.length; ) done += writeSync(handle, bytes, done, bytes.length - done);
-    };
-    try {
-      write(prefix);
-      write(text);
-      for (const tensor of order) {
-        const { name, dtype, shape } = tensor;
-        const written = streamed(tensor, write);
-        if (written !== byteLength(shape, dtype)) {
-          throw new Error(`${file}: ${name} is ${dtype} [${shape.join(', ')}] but was given ${written} bytes`);
-        }
+    write(prefix);
+    write(text);
+    for (const tensor of order) {
+      const { name, dtype, shape } = tensor;
+      const written = streamed(tensor, write);
+      if (written !== byteLength(shape, dtype)) {
+        throw new Error(`${file}: ${name} is ${dtype} [${shape.join(', ')}] but was given ${written} bytes`);
       }
-      fsyncSync(handle);
-    } finally {
-      closeSync(handle);
     }
+    out.finish();
     renameSync(beside, file);
   } catch (error) {
+    out.abandon();
     rmSync(beside, { force: true });
     throw error;
   }
   syncFolder(dirname(file));
-  return 8 + text.length + position;
+  return total;
 }
 
 /** Gives a tensor's bytes to `take`, in as many parts as it likes; returns how many there were. */
@@ -273,7 +279,10 @@ export function streamed({ data, stream }: TensorToWrite, take: (part: Uint8Arra
     take(part);
   };
   if (stream) stream(counted);
-  else counted(data());
+  else {
+    const bytes = data();
+    for (let at = 0; at < bytes.length; at += PART) counted(bytes.subarray(at, at + PART));
+  }
   return count;
 }
 

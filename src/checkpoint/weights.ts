@@ -4,12 +4,13 @@ import { dirname, join } from 'node:path';
 import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { cutOut, type WeightSource } from '../model/parameters.ts';
+import { widen } from './cast.ts';
 import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
 import { localPath } from './hub.ts';
 import { type Part, partOf, readName } from './names.ts';
 import { openNemo } from './nemo.ts';
 import type { NemoForm } from './nemo_merge.ts';
-import { readTensor, widen } from './pieces.ts';
+import { readTensor } from './pieces.ts';
 import { fileEntries, folderEntries } from './raw.ts';
 import type { TensorEntry } from './safetensors.ts';
 

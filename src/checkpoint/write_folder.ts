@@ -18,8 +18,9 @@ import {
 import { basename, join } from 'node:path';
 import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { besideName, syncFolder, writeFileAtomic } from '../files.ts';
-import { type Average, type CheckpointContent, checkpointName, fileDigest } from './folder.ts';
+import { type Average, type CheckpointContent, checkpointName } from './folder.ts';
 import { writeConfig } from './hf_config.ts';
+import { entryOfFile, type ManifestEntry, manifestText } from './manifest.ts';
 import { writeSafetensors } from './safetensors.ts';
 
 export interface SnapshotTensor {
@@ -173,22 +174,22 @@ export function requireSpace(dir: string, bytes: number): void {
 const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
 
 function writeContent(folder: string, { tensors, texts, files }: Snapshot): void {
-  const manifest: Record<string, { bytes: number; sha256: string }> = {};
+  const manifest: Record<string, ManifestEntry> = {};
   for (const [name, list] of tensors) {
     const lazy = list.map((tensor) => ({ ...tensor, data: () => tensor.bytes }));
     manifest[name] = writeSafetensors(join(folder, name), lazy);
   }
   for (const [name, text] of texts) {
     writeSynced(join(folder, name), text);
-    manifest[name] = fileDigest(join(folder, name));
+    manifest[name] = entryOfFile(join(folder, name));
   }
   for (const file of files) {
     const copy = join(folder, basename(file));
     copyFileSync(file, copy);
     syncFile(copy);
-    manifest[basename(file)] = fileDigest(copy);
+    manifest[basename(file)] = entryOfFile(copy);
   }
-  writeSynced(join(folder, 'manifest.json'), `${JSON.stringify({ format: 1, files: manifest }, null, 2)}\n`);
+  writeSynced(join(folder, 'manifest.json'), manifestText(manifest));
 }
 
 function writeSynced(path: string, text: string): void {

@@ -1,11 +1,11 @@
 /** `neva convert-checkpoint`: a model in another layout. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Float } from '../checkpoint/cast.ts';
 import { parseSize } from '../checkpoint/write_model.ts';
-import type { DType, Engine } from '../engine/engine.ts';
 
 const LAYOUTS = ['hf', 'hf-new', 'llava', 'nemo', 'nemo-mcore'] as const;
 const PARTS = ['all', 'llm', 'vision', 'projector'] as const;
-const DTYPES: Record<string, DType> = { fp32: 'float32', bf16: 'bfloat16', fp16: 'float16' };
+const DTYPES: Record<string, Float> = { fp32: 'float32', bf16: 'bfloat16', fp16: 'float16' };
 
 interface Flags {
   from: string;
@@ -64,13 +64,6 @@ export function define(command: Command): void {
     .action(convertCheckpoint);
 }
 
-/** Rounding is the engine's; without it no engine is needed. */
-async function openCastEngine(): Promise<Engine> {
-  const { chooseEngine, openEngine } = await import('../engine/open.ts');
-  const choice = { engine: 'auto', tfjs_backend: 'cpu', accelerator: 'cpu', num_threads: null };
-  return openEngine(await chooseEngine(choice, (line) => console.error(line)));
-}
-
 function count(text: string): number {
   if (/^[1-9]\d{0,3}$/.test(text)) return Number(text);
   throw new InvalidArgumentError('expected a whole number above 0');
@@ -85,7 +78,6 @@ function size(text: string): number {
 async function convertCheckpoint({ from, to, out, part, dtype, tp, pp, maxShardSize, ema }: Flags): Promise<void> {
   const { convert } = await import('../checkpoint/convert.ts');
   const { modelFolder } = await import('../train/assemble.ts');
-  const engine = dtype ? await openCastEngine() : null;
   const bar = await progressBar(out);
   const options = {
     from: modelFolder(from),
@@ -99,7 +91,7 @@ async function convertCheckpoint({ from, to, out, part, dtype, tp, pp, maxShardS
     ema: ema === true,
   };
   try {
-    const { tensors, bytes, notes } = convert(engine, { ...options, onProgress: bar.update });
+    const { tensors, bytes, notes } = convert({ ...options, onProgress: bar.update });
     bar.stop();
     for (const note of notes) console.error(note);
     console.log(`${out}: ${tensors} tensors, ${(bytes / 1e6).toFixed(1)} MB`);

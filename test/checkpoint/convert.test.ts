@@ -11,15 +11,13 @@ import { openWeights } from '../../src/checkpoint/weights.ts';
 import { writeCheckpoint } from '../../src/checkpoint/write_folder.ts';
 import { parseSize } from '../../src/checkpoint/write_model.ts';
 import { fixture } from '../support/fixtures.ts';
-import { torchEngine } from '../support/torch.ts';
 
-const engine = torchEngine();
 const model = fixture('llava/model');
 const fresh = () => join(mkdtempSync(join(tmpdir(), 'neva-')), 'out');
 
 function converted(options: Partial<ConvertOptions>): string {
   const out = fresh();
-  convert(engine, { from: model, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1, ...options });
+  convert({ from: model, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1, ...options });
   return out;
 }
 
@@ -107,13 +105,13 @@ test('--dtype rounds to nearest', () => {
 test('what stands at --out is left alone, and a failure leaves nothing', () => {
   const out = converted({ part: 'projector' });
   assert.throws(
-    () => convert(engine, { from: model, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1 }),
+    () => convert({ from: model, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1 }),
     /there is something already/,
   );
   const other = fresh();
   const from = fixture('llava/llm');
   assert.throws(
-    () => convert(engine, { from, to: 'hf', out: other, part: 'vision', dtype: null, tp: 1, pp: 1 }),
+    () => convert({ from, to: 'hf', out: other, part: 'vision', dtype: null, tp: 1, pp: 1 }),
     /it has no vision/,
   );
   assert.equal(existsSync(other), false);
@@ -164,7 +162,7 @@ test('image_token_index is the source’s, the tokenizer’s, or the first id af
   const llava = converted({ to: 'llava' });
   assert.equal(token(llava), undefined, 'LLaVA’s own code has another way');
   const out = fresh();
-  const { notes } = convert(null, { from: llava, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1 });
+  const { notes } = convert({ from: llava, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1 });
   assert.equal(token(out), 96);
   assert.match(notes.join(), /no <image>[\s\S]*image_token_index=96/);
   writeFileSync(join(llava, 'tokenizer.json'), JSON.stringify({ added_tokens: [{ id: 41, content: '<image>' }] }));

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import {
   appendFileSync,
   cpSync,
@@ -132,6 +133,22 @@ for (const [what, damage, expected] of [
     verifyCheckpoint(join(dir, 'step=0000010'));
   });
 }
+
+test('a manifest with SHA-256, as they were before, is compared too', () => {
+  const folder = saveCheckpoint(engine, freshFolder(), content(10));
+  const manifest = join(folder, 'manifest.json');
+  const names = Object.keys(JSON.parse(readFileSync(manifest, 'utf8')).files);
+  const files = Object.fromEntries(
+    names.map((name) => {
+      const bytes = readFileSync(join(folder, name));
+      return [name, { bytes: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') }];
+    }),
+  );
+  writeFileSync(manifest, JSON.stringify({ format: 1, files }));
+  verifyCheckpoint(folder);
+  flip(join(folder, 'model.safetensors'));
+  assert.throws(() => verifyCheckpoint(folder), /model.safetensors does not match its checksum/);
+});
 
 function flip(file: string): void {
   const bytes = readFileSync(file);

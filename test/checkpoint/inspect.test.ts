@@ -52,7 +52,7 @@ test('an archive has as many parameters as the model that it was made from, and 
 test('two layouts of one model are the same; another value, type or name is told, with how much', () => {
   const model = fixture('llava/model');
   const other = join(root, 'new');
-  convert(null, { from: model, to: 'hf-new', out: other, part: 'all', dtype: null, tp: 1, pp: 1 });
+  convert({ from: model, to: 'hf-new', out: other, part: 'all', dtype: null, tp: 1, pp: 1 });
   assert.deepEqual(diffModels(model, other).differences, []);
   assert.equal(diffModels(model, other).same, true);
 
@@ -75,7 +75,7 @@ test('two layouts of one model are the same; another value, type or name is told
 
   // The projector alone against the whole: what is missing has no values to compare.
   const part = join(root, 'projector');
-  convert(null, { from: model, to: 'hf', out: part, part: 'projector', dtype: null, tp: 1, pp: 1 });
+  convert({ from: model, to: 'hf', out: part, part: 'projector', dtype: null, tp: 1, pp: 1 });
   const missing = diffModels(model, part);
   assert.ok(missing.differences.every(({ a, b, values: none }) => a && !b && none === null));
   assert.equal(missing.identical, 4);

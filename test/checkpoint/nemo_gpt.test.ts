@@ -15,9 +15,9 @@ const folder = mkdtempSync(join(tmpdir(), 'neva-nemo-gpt-'));
 after(() => rmSync(folder, { recursive: true }));
 let count = 0;
 
-function converted(from: string, options: Partial<Parameters<typeof convert>[1]>): string {
+function converted(from: string, options: Partial<Parameters<typeof convert>[0]>): string {
   const out = join(folder, `${count++}${options.to === 'hf' ? '' : '.nemo'}`);
-  convert(null, { from, to: 'nemo', out, part: 'llm', dtype: null, tp: 1, pp: 1, ...options });
+  convert({ from, to: 'nemo', out, part: 'llm', dtype: null, tp: 1, pp: 1, ...options });
   return out;
 }
 
@@ -74,7 +74,7 @@ test('activations without a gate, with one, and by tanh are told apart', () => {
 test('stretched positions: linear ones are written, others are refused', () => {
   const linear = join(folder, 'linear');
   const source = fixture('gpt/llama3');
-  convert(null, { from: source, to: 'hf', out: linear, part: 'llm', dtype: null, tp: 1, pp: 1 });
+  convert({ from: source, to: 'hf', out: linear, part: 'llm', dtype: null, tp: 1, pp: 1 });
   const config = {
     ...JSON.parse(readFileSync(join(linear, 'config.json'), 'utf8')),
     rope_scaling: { rope_type: 'linear', factor: 2 },

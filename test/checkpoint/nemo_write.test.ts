@@ -13,7 +13,6 @@ import { isUserError } from '../../src/errors.ts';
 import { packageRoot } from '../../src/root.ts';
 import { assertSame, contentsOf } from '../support/contents.ts';
 import { fixture } from '../support/fixtures.ts';
-import { torchEngine } from '../support/torch.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-nemo-write-'));
 after(() => rmSync(folder, { recursive: true }));
@@ -23,7 +22,7 @@ let count = 0;
 
 function converted(options: Partial<ConvertOptions>, suffix = '.nemo'): string {
   const out = join(folder, `${count++}${suffix}`);
-  convert(null, { from: hf, to: 'nemo', out, part: 'all', dtype: null, tp: 1, pp: 1, ...options });
+  convert({ from: hf, to: 'nemo', out, part: 'all', dtype: null, tp: 1, pp: 1, ...options });
   return out;
 }
 
@@ -172,10 +171,10 @@ test('LLaVA’s own layout, with its tower only named, goes through NeMo and bac
 
 test('--dtype converts every weight', () => {
   const out = join(folder, 'wide.nemo');
-  convert(torchEngine(), { from: hf, to: 'nemo', out, part: 'llm', dtype: 'float32', tp: 2, pp: 1 });
+  convert({ from: hf, to: 'nemo', out, part: 'llm', dtype: 'float32', tp: 2, pp: 1 });
   for (const { dtype } of openWeights(out).entries.values()) assert.equal(dtype, 'float32');
   const back = join(folder, 'narrow');
-  convert(torchEngine(), { from: out, to: 'hf', out: back, part: 'llm', dtype: 'bfloat16', tp: 1, pp: 1 });
+  convert({ from: out, to: 'hf', out: back, part: 'llm', dtype: 'bfloat16', tp: 1, pp: 1 });
   assertSame(contentsOf(openWeights(back).entries), expected, (name) => name.startsWith('language_model.'));
 });
 

@@ -122,7 +122,7 @@ test('tokens that were added to a frozen language model are made again from its 
   assert.deepEqual(logits(loaded(folder)), logits(trained));
 
   const out = join(root, 'converted');
-  const { notes } = convert(engine, { from: folder, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1 });
+  const { notes } = convert({ from: folder, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1 });
   assert.match(notes.join(), /3 tokens/);
   assert.equal(openWhole(out).config!.llm!.vocabSize, 96);
   const { vocabSize } = loaded(out).shape.llm;

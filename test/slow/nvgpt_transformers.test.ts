@@ -59,7 +59,7 @@ for (const [name, kind] of [
     });
     const folders = (['hf', 'hf-new'] as const).map((to) => {
       const out = join(root, `${name}-${to}`);
-      convert(engine, { from: folder, to, out, part: 'all', dtype: null, tp: 1, pp: 1 });
+      convert({ from: folder, to, out, part: 'all', dtype: null, tp: 1, pp: 1 });
       return out;
     });
     const args = [join(packageRoot, 'test/tools/check_gpt.py'), fixture(`gpt/${name}.safetensors`), ...folders];

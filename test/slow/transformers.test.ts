@@ -17,7 +17,7 @@ const python = spawnSync('python3', ['-c', 'import transformers']).status === 0;
 let made = 0;
 function converted(options: Partial<ConvertOptions>): string {
   const out = join(root, String(made++));
-  convert(null, { from: model, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1, ...options });
+  convert({ from: model, to: 'hf', out, part: 'all', dtype: null, tp: 1, pp: 1, ...options });
   return out;
 }
 

@@ -4,7 +4,8 @@ import { spawn } from 'node:child_process';
 import { existsSync, type FSWatcher, mkdtempSync, readdirSync, readFileSync, rmSync, watch } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { checkpointsIn, damageOf } from '../../src/checkpoint/folder.ts';
+import { checkpointsIn } from '../../src/checkpoint/folder.ts';
+import { damageOf } from '../../src/checkpoint/manifest.ts';
 import { neva, nevaArgs } from '../cli/neva.ts';
 import { tiny } from '../cli/tiny.ts';
 

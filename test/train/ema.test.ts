@@ -120,7 +120,7 @@ test('a run keeps the average, validates with it, goes on with it bit for bit, a
   rmSync(join(without, 'ema.safetensors'));
   rmSync(join(without, 'state.json'));
   assert.throws(
-    () => convert(null, { ...options, from: without, out: join(folder, 'none') }),
+    () => convert({ ...options, from: without, out: join(folder, 'none') }),
     (error: unknown) => isUserError(error) && /no moving average[\s\S]*ema\.enable=true/.test(error.message),
   );
 });

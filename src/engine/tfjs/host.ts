@@ -1,6 +1,7 @@
 /** Between bytes as files hold them and the arrays that TensorFlow.js takes: widening, rounding, 64-bit integers. */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import type { DType, HostArray } from '../engine.ts';
+import { roundToBfloat16, roundToHalf, widenBfloat16, widenHalf } from '../half.ts';
 
 /** What TensorFlow.js holds a dtype as. */
 export type Stored = 'float32' | 'int32' | 'bool';
@@ -44,7 +45,7 @@ export function decode(bytes: Uint8Array<ArrayBuffer>, dtype: DType): StoredArra
     case 'bfloat16':
       return widenBfloat16(new Uint16Array(own));
     case 'float16':
-      return Float32Array.from(new Uint16Array(own), halfToNumber);
+      return widenHalf(new Uint16Array(own));
     case 'int64':
       return narrowInt64(new BigInt64Array(own));
     case 'int32':
@@ -66,9 +67,9 @@ export function encode(values: StoredArray, dtype: DType): Uint8Array<ArrayBuffe
     case 'float32':
       return bytesOf(Float32Array.from(values));
     case 'bfloat16':
-      return bytesOf(narrowBfloat16(Float32Array.from(values)));
+      return bytesOf(roundToBfloat16(Float32Array.from(values)));
     case 'float16':
-      return bytesOf(Uint16Array.from(values, numberToHalf));
+      return bytesOf(roundToHalf(Float32Array.from(values)));
     case 'int64':
       return bytesOf(BigInt64Array.from(Array.from(values, BigInt)));
     case 'int32':
@@ -83,56 +84,7 @@ export function encode(values: StoredArray, dtype: DType): Uint8Array<ArrayBuffe
 
 /** Values rounded to what `dtype` can hold, still as float32. */
 export function rounded(values: Float32Array, dtype: 'bfloat16' | 'float16'): Float32Array {
-  if (dtype === 'bfloat16') return widenBfloat16(narrowBfloat16(values));
-  return Float32Array.from(values, (value) => halfToNumber(numberToHalf(value)));
-}
-
-function widenBfloat16(halves: Uint16Array): Float32Array {
-  const bits = new Uint32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) bits[i] = halves[i]! << 16;
-  return new Float32Array(bits.buffer);
-}
-
-/** Round to nearest, ties to even; NaN stays NaN. */
-function narrowBfloat16(values: Float32Array): Uint16Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const halves = new Uint16Array(values.length);
-  for (let i = 0; i < bits.length; i++) {
-    const value = bits[i]!;
-    const notANumber = (value & 0x7fffffff) > 0x7f800000;
-    halves[i] = notANumber ? 0x7fc0 : (value + 0x7fff + ((value >>> 16) & 1)) >>> 16;
-  }
-  return halves;
-}
-
-/** IEEE 754 binary16: 1 sign bit, 5 of exponent (bias 15), 10 of mantissa. */
-function halfToNumber(half: number): number {
-  const sign = half & 0x8000 ? -1 : 1;
-  const exponent = (half >>> 10) & 31;
-  const mantissa = half & 1023;
-  if (exponent === 0) return sign * mantissa * 2 ** -24;
-  if (exponent === 31) return mantissa === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
-  return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
-}
-
-/** Round to nearest, ties to even; beyond 65504 becomes infinite. */
-function numberToHalf(value: number): number {
-  if (Number.isNaN(value)) return 0x7e00;
-  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
-  const size = Math.abs(value);
-  if (size === 0) return sign;
-  if (size >= 65520) return sign | 0x7c00; // half way from the largest, 65504, to the next power of two
-  // Below 2^-14 the step between neighbours no longer shrinks.
-  const exponent = Math.max(-14, Math.floor(Math.log2(size)));
-  const steps = roundToEven(size / 2 ** (exponent - 10)); // 1024 … 2048, below 1024 for subnormals
-  return sign | (steps + ((exponent + 14) << 10)); // a carry into the exponent is the right next number
-}
-
-function roundToEven(value: number): number {
-  const floor = Math.floor(value);
-  const rest = value - floor;
-  if (rest !== 0.5) return rest < 0.5 ? floor : floor + 1;
-  return floor % 2 === 0 ? floor : floor + 1;
+  return dtype === 'bfloat16' ? widenBfloat16(roundToBfloat16(values)) : widenHalf(roundToHalf(values));
 }
 
 function narrowInt64(values: BigInt64Array): Int32Array {
