@@ -1,4 +1,4 @@
-/** Save, check, convert: seconds and peak memory against `cp` of the same bytes, all synced to the disk. Every round does each once. */
+/** Save, check, convert: seconds and peak memory against `cp` of the same bytes, all synced to the disk. Every round does each once, between copies. */
 import { spawnSync } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
 import { copyFileSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -18,34 +18,57 @@ export function measureSpeed(folder: string, gigabytes: number, rounds: number) 
   const bytes = randomLlama(model, gigabytes);
   const file = join(model, 'model.safetensors');
   const out = join(folder, 'out');
+  const sharded = join(folder, 'sharded');
   const neva =
     (...words: string[]) =>
     () =>
       child(`import { main } from ${JSON.stringify(join(packageRoot, 'dist/src/cli/main.js'))};
       process.exitCode = await main(${JSON.stringify(['convert-checkpoint', '--from', model, '--out', out, ...words])});`);
+  const cp = () => timed(() => run('sh', ['-c', 'cp "$1" "$2" && sync "$2"', 'sh', file, out]));
   const tasks: Record<string, () => Figures> = {
-    cp: () => timed(() => run('sh', ['-c', 'cp "$1" "$2" && sync "$2"', 'sh', file, out])),
     'convert to hf-new': neva('--to', 'hf-new'),
     'convert to nemo, tp 1': neva('--to', 'nemo', '--part', 'llm'),
     'convert to nemo-mcore, tp 4 pp 2': neva('--to', 'nemo-mcore', '--part', 'llm', '--tp', '4', '--pp', '2'),
     'convert to bf16': neva('--to', 'hf', '--dtype', 'bf16'),
+    'convert from nemo-mcore, tp 4 pp 2': neva('--to', 'hf', '--part', 'llm', '--from', sharded),
   };
-  const figures = new Map(Object.keys(tasks).map((name) => [name, [] as Figures[]]));
+  run(process.execPath, [
+    join(packageRoot, 'bin/neva.js'),
+    ...['convert-checkpoint', '--from', model, '--out', sharded, '--to', 'nemo-mcore', '--part', 'llm'],
+    ...['--tp', '4', '--pp', '2'],
+  ]);
+  // Each conversion stands between two copies: on a machine with other work, only what is near in time can be compared.
+  const figures = new Map(Object.keys(tasks).map((name) => [name, [] as (Figures & { cp: number })[]]));
+  const fresh = (task: () => Figures) => {
+    run('sync', []);
+    const result = task();
+    rmSync(out, { recursive: true });
+    return result;
+  };
+  const copies: number[] = [];
   for (let round = 0; round < rounds; round++) {
+    copies.push(fresh(cp).seconds);
     for (const [name, task] of Object.entries(tasks)) {
-      run('sync', []);
-      figures.get(name)!.push(task());
-      rmSync(out, { recursive: true });
+      const result = fresh(task);
+      copies.push(fresh(cp).seconds);
+      figures.get(name)!.push({ ...result, cp: (copies.at(-2)! + copies.at(-1)!) / 2 });
     }
   }
-  const cp = median(figures.get('cp')!.map(({ seconds }) => seconds));
-  const table = [...figures].map(([name, list]) => ({
-    task: name,
+  const table = [...figures].map(([task, list]) => ({
+    task,
     median_s: median(list.map(({ seconds }) => seconds)),
     all_s: list.map(({ seconds }) => Number(seconds.toFixed(2))),
-    speed_of_cp: cp / median(list.map(({ seconds }) => seconds)),
-    ...(name === 'cp' ? {} : { peak_rss_mb: Math.round(Math.max(...list.map(({ peak }) => peak))) }),
+    speed_of_cp: median(list.map(({ seconds, cp }) => cp / seconds)),
+    peak_rss_mb: Math.round(Math.max(...list.map(({ peak }) => peak))),
   }));
+  table.unshift({
+    task: 'cp',
+    median_s: median(copies),
+    all_s: copies.map((s) => Number(s.toFixed(2))),
+    speed_of_cp: 1,
+    peak_rss_mb: 0,
+  });
+  rmSync(sharded, { recursive: true });
   rmSync(model, { recursive: true });
   return { bytes, largest_tensor_mb: LARGEST / MB, table, checkpoint: saveAndCheck(folder, rounds) };
 }
@@ -79,7 +102,7 @@ function saveAndCheck(folder: string, rounds: number) {
     save_s: median(save),
     check_s: median(check),
     cp_s: median(cp),
-    save_speed_of_cp: median(cp) / median(save),
+    save_speed_of_cp: median(save.map((seconds, i) => cp[i]! / seconds)),
     check_mb_per_s: bytes.length / MB / median(check),
   };
 }

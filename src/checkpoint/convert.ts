@@ -214,6 +214,8 @@ function configOf({ part, to, from }: ConvertOptions, shapes: ConfigShapes | nul
 /** What an entry becomes when its turn has come: its own bytes, or rounded to the type that was asked for. */
 function tensorMaker({ dtype, onProgress }: ConvertOptions, total: number) {
   let done = 0;
+  // Used again by every part; the widest cast doubles it.
+  let room = new Uint8Array(0);
   const progress = (bytes: number) => {
     done += bytes;
     onProgress?.(Math.min(done, total), total);
@@ -226,7 +228,11 @@ function tensorMaker({ dtype, onProgress }: ConvertOptions, total: number) {
         progress(part.length);
       });
     if (dtype && dtype !== entry.dtype && entry.dtype.includes('float')) {
-      const stream = (take: (part: Uint8Array) => void) => told((part) => take(castFloats(part, entry.dtype, dtype)));
+      const stream = (take: (part: Uint8Array) => void) =>
+        told((part) => {
+          if (room.length < 2 * part.length) room = new Uint8Array(2 * part.length);
+          take(castFloats(part, entry.dtype, dtype, room));
+        });
       return { name, dtype, shape, data: () => castFloats(readTensor(entry), entry.dtype, dtype), stream };
     }
     return { name, dtype: entry.dtype, shape, data: () => readTensor(entry), stream: told };

@@ -5,7 +5,7 @@
 
 import type { DType } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
-import { byteLength, bytesPerElement, PART, type TensorEntry } from './safetensors.ts';
+import { byteLength, bytesPerElement, inParts, PART, type TensorEntry } from './safetensors.ts';
 import { type Region, readParts, readRegion } from './zip.ts';
 
 /** Elements of a region: `start` and `strides` count elements. */
@@ -122,7 +122,7 @@ export function streamTensor(entry: TensorEntry, take: (part: Uint8Array) => voi
     return;
   }
   const row = pieces[0]!.strides[0];
-  if (!row || pieces.some(({ view }) => view.region.deflated !== undefined)) take(readTensor(entry));
+  if (!row || pieces.some(({ view }) => view.region.deflated !== undefined)) inParts(readTensor(entry), size, take);
   else {
     const rowBytes = row * bytesPerElement(dtype);
     const [rows, step] = [nbytes / rowBytes, Math.max(1, Math.floor(size / rowBytes))];

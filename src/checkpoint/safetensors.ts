@@ -279,11 +279,13 @@ export function streamed({ data, stream }: TensorToWrite, take: (part: Uint8Arra
     take(part);
   };
   if (stream) stream(counted);
-  else {
-    const bytes = data();
-    for (let at = 0; at < bytes.length; at += PART) counted(bytes.subarray(at, at + PART));
-  }
+  else inParts(data(), PART, counted);
   return count;
+}
+
+/** Memory, at most `size` bytes at a time. */
+export function inParts(bytes: Uint8Array, size: number, take: (part: Uint8Array) => void): void {
+  for (let at = 0; at < bytes.length; at += size) take(bytes.subarray(at, at + size));
 }
 
 export function isStringRecord(value: unknown): value is Record<string, string> {

@@ -1,15 +1,17 @@
 /** bfloat16 and float16 (IEEE 754 binary16) to and from float32, as bits. Rounding is to the nearest, ties to even; NaN stays NaN. */
 
 /** Exact. */
-export function widenBfloat16(halves: Uint16Array): Float32Array<ArrayBuffer> {
-  const bits = new Uint32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) bits[i] = halves[i]! << 16;
-  return new Float32Array(bits.buffer);
+export function widenBfloat16(halves: Uint16Array, out: Float32Array = new Float32Array(halves.length)): Float32Array {
+  const bits = new Uint32Array(out.buffer, out.byteOffset, out.length);
+  const { length } = halves;
+  for (let i = 0; i < length; i++) bits[i] = halves[i]! << 16;
+  return out;
 }
 
-export function roundToBfloat16(values: Float32Array, out = new Uint16Array(values.length)): Uint16Array {
+export function roundToBfloat16(values: Float32Array, out: Uint16Array = new Uint16Array(values.length)): Uint16Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) {
+  const { length } = bits;
+  for (let i = 0; i < length; i++) {
     const value = bits[i]!;
     const notANumber = (value & 0x7fffffff) > 0x7f800000;
     out[i] = notANumber ? 0x7fc0 : (value + 0x7fff + ((value >>> 16) & 1)) >>> 16;
@@ -20,17 +22,19 @@ export function roundToBfloat16(values: Float32Array, out = new Uint16Array(valu
 let halfValues: Float32Array | null = null;
 
 /** Exact. */
-export function widenHalf(halves: Uint16Array): Float32Array<ArrayBuffer> {
+export function widenHalf(halves: Uint16Array, out: Float32Array = new Float32Array(halves.length)): Float32Array {
   halfValues ??= Float32Array.from({ length: 1 << 16 }, (_, half) => halfToNumber(half));
-  const values = new Float32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) values[i] = halfValues[halves[i]!]!;
-  return values;
+  const table = halfValues;
+  const { length } = halves;
+  for (let i = 0; i < length; i++) out[i] = table[halves[i]!]!;
+  return out;
 }
 
 /** Beyond 65504, half way to the next power of two, values become infinite. */
-export function roundToHalf(values: Float32Array, out = new Uint16Array(values.length)): Uint16Array {
+export function roundToHalf(values: Float32Array, out: Uint16Array = new Uint16Array(values.length)): Uint16Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) {
+  const { length } = bits;
+  for (let i = 0; i < length; i++) {
     const sign = (bits[i]! >>> 16) & 0x8000;
     const size = bits[i]! & 0x7fffffff;
     if (size >= 0x47800000) out[i] = sign | (size > 0x7f800000 ? 0x7e00 : 0x7c00);
