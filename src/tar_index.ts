@@ -32,6 +32,20 @@ export function indexTar(file: number, path: string, expectations: TarExpectatio
   return entries;
 }
 
+const isGzip = (file: number): boolean => {
+  const magic = Buffer.alloc(2);
+  return readSync(file, magic, 0, 2, 0) === 2 && magic.readUInt16BE() === 0x1f8b;
+};
+
+/** Nothing in a gzipped archive can be read by position, and pictures hardly get smaller by it. */
+export const gzippedTar = (path: string): Error =>
+  mistake({
+    where: path,
+    problem: 'a gzipped tar archive',
+    expected: 'an uncompressed .tar file, whose members can be read by position',
+    fix: `gunzip ${path}`,
+  });
+
 /** Calls `found` with every plain file of an archive, in order; what is no usable archive is the user's mistake. */
 export function walkTar(
   file: number,
@@ -47,6 +61,7 @@ export function walkTar(
       expected: 'an uncompressed .tar file',
       fix: fix ?? 'make it anew with `tar -cf`, or point model.data.image_folder at the unpacked folder',
     });
+  if (isGzip(file)) throw gzippedTar(path);
   let extended: Pax | undefined;
   let global: Pax | undefined;
   let longName: string | undefined;

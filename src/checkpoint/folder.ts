@@ -53,6 +53,8 @@ export interface CheckpointState {
   templateCompat: 'default' | 'llava' | 'nemo';
   imageAspect: string;
   useImStartEnd: boolean;
+  /** `data.sep_image_conv_front`; absent in checkpoints written before it was kept. */
+  imageToFront?: boolean;
   additionalTokens: string[];
   frozen: FrozenReference[];
   /** Of float16 training (src/train/loss_scale.ts). */

@@ -1,5 +1,7 @@
 /** A data set by the form it has on disk: a file of records, or shards. */
 import { closeSync, openSync, readSync } from 'node:fs';
+import { constants, gunzipSync } from 'node:zlib';
+import { gzippedTar } from '../tar_index.ts';
 import { expandBraces } from './braces.ts';
 import { READ } from './files.ts';
 import { type DataRecord, parseRecord } from './parse-record.ts';
@@ -38,18 +40,30 @@ async function openFile(path: string): Promise<Dataset> {
   };
 }
 
-/** By its first header, whatever the name says. A file that cannot be opened is told of by who reads it. */
+/** By its first header, whatever the name says; a gzipped one is refused. A file that cannot be opened is told of by who reads it. */
 function isTar(path: string): boolean {
-  const magic = Buffer.alloc(5);
+  const start = Buffer.alloc(4096);
   try {
     const file = openSync(path, READ);
     try {
-      readSync(file, magic, 0, 5, 257);
+      readSync(file, start, 0, start.length, 0);
     } finally {
       closeSync(file);
     }
   } catch {
     return false;
   }
-  return magic.toString('latin1') === 'ustar';
+  if (start.readUInt16BE() === 0x1f8b && hasTarMagic(beginning(start))) throw gzippedTar(path);
+  return hasTarMagic(start);
+}
+
+const hasTarMagic = (bytes: Buffer): boolean => bytes.toString('latin1', 257, 262) === 'ustar';
+
+/** What the first bytes of a gzipped file unpack to, as far as they go. */
+function beginning(bytes: Buffer): Buffer {
+  try {
+    return gunzipSync(bytes, { finishFlush: constants.Z_SYNC_FLUSH });
+  } catch {
+    return Buffer.alloc(0);
+  }
 }

@@ -133,7 +133,10 @@ export function encodePrompt(
   conversation: { turns: readonly Turn[]; system?: string },
   options: Omit<EncodingOptions, 'maxLength'>,
 ): { ids: Int32Array; imageStarts: number[] } {
-  const turns = placed(conversation.turns, template);
+  const { imageToFront = false } = options;
+  const pictured = conversation.turns.some(({ text }) => text.includes(IMAGE_TAG));
+  const first = imageToFront && pictured ? withImageInFront(conversation.turns, 'the prompt') : conversation.turns;
+  const turns = placed(first, template);
   const segments = template.render({ ...conversation, turns }, { generation: true });
   const { ids, imageStarts } = encodeSegments(segments, template, tokenizer, options);
   return { ids, imageStarts };

@@ -124,6 +124,14 @@ function unreadable({ message }: Error, bytes: Uint8Array, path: string, maxPixe
       expected: `at most ${maxPixels} pixels`,
     });
   }
+  if (isBmp(bytes)) {
+    return problem('image_unreadable', {
+      where: path,
+      problem: 'a BMP image, which is not read',
+      expected: 'JPEG, PNG, WebP, GIF, TIFF or AVIF',
+      fix: 'convert it to PNG, or set model.data.on_error=skip',
+    });
+  }
   return problem('image_unreadable', {
     where: path,
     problem: `not a readable image: ${message.split('\n')[0]}`,
@@ -135,6 +143,8 @@ function unreadable({ message }: Error, bytes: Uint8Array, path: string, maxPixe
     fix: 'replace the file, or set model.data.on_error=skip',
   });
 }
+
+const isBmp = (bytes: Uint8Array): boolean => bytes[0] === 0x42 && bytes[1] === 0x4d; // "BM"
 
 /** Keeps the first three channels, or repeats the first of one or two. */
 function toRgb(data: Uint8Array, channels: number, pixels: number): Uint8Array {

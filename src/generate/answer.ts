@@ -4,7 +4,7 @@ import { encodePrompt } from '../data/example.ts';
 import type { Turn } from '../data/segments.ts';
 import type { Engine } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
-import { featuresPerImage, positionLimit } from '../model/shapes.ts';
+import { positionLimit } from '../model/shapes.ts';
 import { decode } from './decode.ts';
 import type { LoadedModel } from './load.ts';
 import { uniformDraws } from './sample.ts';
@@ -38,7 +38,7 @@ export function answerer(engine: Engine, loaded: LoadedModel, inference: NevaCon
       tokenizer,
       template,
       { turns, ...(system === undefined ? {} : { system }) },
-      { featuresPerImage: featuresPerImage(model.shape.vision), useImStartEnd: loaded.useImStartEnd },
+      loaded.source,
     );
     const maxPositions = positionLimit(model.shape.llm);
     if (encoded.ids.length >= maxPositions) {

@@ -24,6 +24,7 @@ interface Asked {
   /** Used where the model itself does not say how it was trained. */
   template: string;
   templateCompat: Compat;
+  imageToFront: boolean;
 }
 
 export interface LoadedModel {
@@ -31,7 +32,6 @@ export interface LoadedModel {
   model: NevaModel;
   tokenizer: Tokenizer;
   template: Template;
-  useImStartEnd: boolean;
   /** [3, S, S] of an image file. */
   picture: (path: string) => Promise<Float32Array>;
   /** What reading a data set for this model takes, besides where it is. */
@@ -42,9 +42,9 @@ export interface LoadedModel {
 export async function openModel(config: NevaConfig, verb: string): Promise<{ engine: Engine; loaded: LoadedModel }> {
   const { neva_model_file: path, base_model_file: languageModel, model } = config;
   if (!path) throw mistake({ where: `neva ${verb}`, problem: 'no model is named', fix: '--model FOLDER' });
-  const { conv_template: template, template_compat: templateCompat } = model.data;
+  const { conv_template: template, template_compat: templateCompat, sep_image_conv_front: imageToFront } = model.data;
   const engine = await openEngine(config.trainer);
-  return { engine, loaded: loadModel(engine, { path, languageModel, template, templateCompat }) };
+  return { engine, loaded: loadModel(engine, { path, languageModel, template, templateCompat, imageToFront }) };
 }
 
 function loadModel(engine: Engine, asked: Asked): LoadedModel {
@@ -99,13 +99,13 @@ function loadModel(engine: Engine, asked: Asked): LoadedModel {
     maxLength: positionLimit(shapes.llm),
     featuresPerImage: featuresPerImage(shapes.vision),
     useImStartEnd: state?.useImStartEnd ?? false,
+    imageToFront: state?.imageToFront ?? asked.imageToFront,
   };
   return {
     path,
     model,
     tokenizer,
     template: findTemplate(source.template, source.templateCompat),
-    useImStartEnd: source.useImStartEnd,
     picture: (file) => loadImage(file, imageOptions),
     source,
   };

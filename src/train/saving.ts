@@ -91,6 +91,7 @@ export function openSaving({ engine, config, run, report, ranks, assembled, data
         templateCompat: data.templateCompat ?? 'default',
         imageAspect: data.aspect,
         useImStartEnd: data.useImStartEnd,
+        imageToFront: data.imageToFront ?? false,
         additionalTokens: [...(data.additionalTokens ?? [])],
         frozen,
         ...(parts.scaler ? { lossScale: parts.scaler.state } : {}),

@@ -116,7 +116,12 @@ cases('picture', [
     /504b0304/,
     picture(Buffer.concat([Buffer.from('PK\x03\x04'), Buffer.alloc(99)])),
   ],
-  ['BMP', 'image_unreadable', /not a readable/, picture(Buffer.concat([Buffer.from('BM'), Buffer.alloc(99)]))],
+  [
+    'BMP',
+    'image_unreadable',
+    /a BMP image[\s\S]*convert it to PNG/,
+    picture(Buffer.concat([Buffer.from('BM'), Buffer.alloc(99)])),
+  ],
   [
     'noise',
     'image_unreadable',
@@ -359,8 +364,14 @@ cases('archive', [
   [
     'gzipped',
     'refused',
-    /uncompressed/,
+    /a gzipped tar archive[\s\S]*uncompressed[\s\S]*gunzip /,
     () => checked(put('a.json', JSON.stringify([good])), put('images.tar', gzipSync(Buffer.concat([goodEntry, end])))),
+  ],
+  [
+    'gzipped shards',
+    'refused',
+    /a gzipped tar archive[\s\S]*gunzip /,
+    () => checked(put('set.tar.gz', gzipSync(Buffer.concat([goodEntry, Buffer.alloc(1 << 20, 7)])))),
   ],
   ['a shard with nothing to learn', 'record', /nothing to learn/, shard(entry('a.png', png))],
   ['a shard with bad JSON', 'json', /set\.tar:a\.json/, shard(entry('a.json', '{'), entry('a.png', png))],

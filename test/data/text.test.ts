@@ -149,6 +149,13 @@ test('sep_image_conv_front puts the picture before the speaker', () => {
     encodeRecord(record, findTemplate('v1', 'nemo'), tokenizer, front, 'r'),
     encodeRecord(same, findTemplate('v1', 'nemo'), tokenizer, options, 'r'),
   );
+  // A prompt is what training showed before the answer.
+  const prompt = encodePrompt(tokenizer, findTemplate('v1'), { turns: turns.slice(0, 1) }, front);
+  const { ids } = encodeRecord(record, findTemplate('v1'), tokenizer, front, 'r');
+  assert.deepEqual(prompt.ids, ids.slice(0, prompt.ids.length));
+  assert.ok(ids.length > prompt.ids.length);
+  assert.notDeepEqual(prompt, encodePrompt(tokenizer, findTemplate('v1'), { turns: turns.slice(0, 1) }, options));
+
   const later = asTurns([
     ['human', 'Look.'],
     ['gpt', 'Where?'],
