@@ -2,6 +2,7 @@
 #include "addon.h"
 #include "autograd.h"
 #include "distributed.h"
+#include "flash_attention.h"
 #include "memory.h"
 #include "operators.h"
 #include "runtime.h"
@@ -34,6 +35,8 @@ static const Export kExports[] = {
     {"setGradEnabled", entry<set_grad_enabled>},
     {"ownsMemory", entry<owns_memory>},
     {"gradients", entry<gradients>},
+    // flash_attention.cpp
+    {"flashDtypes", entry<flash_dtypes>},
     // runtime.cpp
     {"versions", entry<versions>},
     {"setThreads", entry<set_threads>},

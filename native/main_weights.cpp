@@ -4,13 +4,13 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/where.h>
 #include <torch/library.h>
 
 #include <cstdint>
-#include <cstring>
+
+#include "vector.h"
 
 namespace neva {
 namespace {
@@ -22,17 +22,29 @@ constexpr int16_t kQuietNan = 0x7fc0;
 inline bool is_nan(uint32_t bits) { return (bits & 0x7fffffffu) > 0x7f800000u; }
 inline int16_t part_of(uint32_t bits) { return is_nan(bits) ? kQuietNan : static_cast<int16_t>((bits + 0x8000u) >> 16); }
 
-// One pass over float32 words on the CPU.
-template <typename F>
-Tensor each_word(const Tensor& input, at::ScalarType type, F word) {
+NEVA_CLONES void parts_of(const uint32_t* from, int16_t* to, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) to[i] = part_of(from[i]);
+}
+
+NEVA_CLONES void remainders_of(const uint32_t* from, int16_t* to, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) {
+    const uint32_t bits = from[i];
+    to[i] = is_nan(bits) ? int16_t{0} : static_cast<int16_t>(bits - (static_cast<uint32_t>(part_of(bits)) << 16));
+  }
+}
+
+NEVA_CLONES void join_words(const uint16_t* high, const int16_t* low, uint32_t* to, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) {
+    to[i] = (static_cast<uint32_t>(high[i]) << 16) + static_cast<uint32_t>(static_cast<int32_t>(low[i]));
+  }
+}
+
+// One pass over float32 words on the CPU, into the 16-bit words of `out`.
+void each_word(const Tensor& input, Tensor& out, void (*pass)(const uint32_t*, int16_t*, int64_t)) {
   const Tensor main = input.contiguous();
-  Tensor out = at::empty(main.sizes(), main.options().dtype(type));
   const auto* from = static_cast<const uint32_t*>(main.const_data_ptr());
   auto* to = static_cast<int16_t*>(out.mutable_data_ptr());
-  at::parallel_for(0, main.numel(), 65536, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = word(from[i]);
-  });
-  return out;
+  at::parallel_for(0, main.numel(), 65536, [&](int64_t begin, int64_t end) { pass(from + begin, to + begin, end - begin); });
 }
 
 void require_float(const Tensor& main) { TORCH_CHECK(main.scalar_type() == at::kFloat, "the main weight must be float32"); }
@@ -43,18 +55,20 @@ Tensor wide_part(const Tensor& main) {
   return at::where(main.isnan(), at::full_like(part, kQuietNan), part);
 }
 
-Tensor main_part(const Tensor& main) {
+Tensor& main_part_(Tensor& part, const Tensor& main) {
   require_float(main);
-  if (main.is_cpu()) return each_word(main, at::kBFloat16, part_of);
-  return wide_part(main).to(at::kShort).view(at::kBFloat16);
+  TORCH_CHECK(part.scalar_type() == at::kBFloat16 && part.sizes() == main.sizes(), "the part must be bfloat16 of the weight's shape");
+  if (part.is_cpu() && part.is_contiguous()) each_word(main, part, parts_of);
+  else part.copy_(wide_part(main).to(at::kShort).view(at::kBFloat16));
+  return part;
 }
 
 Tensor main_remainder(const Tensor& main) {
   require_float(main);
   if (main.is_cpu()) {
-    return each_word(main, at::kShort, [](uint32_t bits) {
-      return is_nan(bits) ? int16_t{0} : static_cast<int16_t>(bits - (static_cast<uint32_t>(part_of(bits)) << 16));
-    });
+    Tensor out = at::empty(main.sizes(), main.options().dtype(at::kShort));
+    each_word(main, out, remainders_of);
+    return out;
   }
   const Tensor left = main.view(at::kInt).sub(wide_part(main).bitwise_left_shift(16));
   return at::where(main.isnan(), at::full_like(left, 0), left).to(at::kShort);
@@ -73,9 +87,7 @@ Tensor main_join(const Tensor& part_in, const Tensor& remainder_in) {
   const auto* low = static_cast<const int16_t*>(remainder.const_data_ptr());
   auto* to = static_cast<uint32_t*>(out.mutable_data_ptr());
   at::parallel_for(0, part.numel(), 65536, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      to[i] = (static_cast<uint32_t>(high[i]) << 16) + static_cast<uint32_t>(static_cast<int32_t>(low[i]));
-    }
+    join_words(high + begin, low + begin, to + begin, end - begin);
   });
   return out;
 }
@@ -83,7 +95,7 @@ Tensor main_join(const Tensor& part_in, const Tensor& remainder_in) {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(neva, m) {
-  m.def("main_part(Tensor main) -> Tensor", main_part);
+  m.def("main_part_(Tensor(a!) self, Tensor main) -> Tensor(a!)", main_part_);
   m.def("main_remainder(Tensor main) -> Tensor", main_remainder);
   m.def("main_join(Tensor part, Tensor remainder) -> Tensor", main_join);
 }

@@ -279,16 +279,22 @@ export function siluMul(gate: TorchTensor, up: TorchTensor): TorchTensor {
   return wrap(siluMulOperator(gate.handle, up.handle));
 }
 
+const flashAttentionOperator = operator('neva::flash_attention');
+/** neva::flash_attention(Tensor q, Tensor k, Tensor v, bool causal, float scale, int[] lengths) -> Tensor */
+export function flashAttention(q: TorchTensor, k: TorchTensor, v: TorchTensor, causal: boolean, scale: number, lengths: readonly number[]): TorchTensor {
+  return wrap(flashAttentionOperator(q.handle, k.handle, v.handle, causal, scale, lengths));
+}
+
 const plainAttentionOperator = operator('neva::plain_attention');
 /** neva::plain_attention(Tensor q, Tensor k, Tensor v, bool causal, float scale, bool recompute) -> Tensor */
 export function plainAttention(q: TorchTensor, k: TorchTensor, v: TorchTensor, causal: boolean, scale: number, recompute: boolean): TorchTensor {
   return wrap(plainAttentionOperator(q.handle, k.handle, v.handle, causal, scale, recompute));
 }
 
-const mainPartOperator = operator('neva::main_part');
-/** neva::main_part(Tensor main) -> Tensor */
-export function mainPart(main: TorchTensor): TorchTensor {
-  return wrap(mainPartOperator(main.handle));
+const mainPart_Operator = operator('neva::main_part_');
+/** neva::main_part_(Tensor(a!) self, Tensor main) -> Tensor(a!) */
+export function mainPart_(self: TorchTensor, main: TorchTensor): void {
+  mainPart_Operator(self.handle, main.handle);
 }
 
 const mainRemainderOperator = operator('neva::main_remainder');

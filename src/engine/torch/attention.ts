@@ -1,4 +1,4 @@
-/** Attention in its three forms: LibTorch's flash kernels, plain scores, and each of them record by record in a packed row. */
+/** Attention in its forms: neva's flash kernel on CPUs, LibTorch's elsewhere, plain scores, and the latter two record by record in a packed row. */
 import type { AttentionOptions } from '../engine.ts';
 import * as aten from './aten.generated.ts';
 import { native } from './native.ts';
@@ -15,6 +15,8 @@ export function attention(
   device: string,
 ): TorchTensor {
   const heads = q.shape[1]!;
+  if (flash && device === 'cpu' && fitsOwnKernel(q, causal))
+    return aten.flashAttention(q, k, v, causal, scale, lengths ?? []);
   const [keys, values] = [repeatGroups(k, heads), repeatGroups(v, heads)];
   const kernel: Kernel = flash
     ? (a, b, c) => flashAttention(a, b, c, causal, scale, device)
@@ -25,6 +27,16 @@ export function attention(
   return flash && halfOnGpu
     ? variableLength(q, keys, values, lengths, causal, scale, device)
     : byRecord(q, keys, values, lengths, kernel);
+}
+
+/**
+ * neva's kernel (native/flash_attention.cpp) pays for packing keys and values when more than one query reads them. In float32 where
+ * every query sees every key, LibTorch's is ahead (bench/attention).
+ */
+function fitsOwnKernel(q: TorchTensor, causal: boolean): boolean {
+  const [, , queries, size] = q.shape as [number, number, number, number];
+  const pays = queries > 1 && (causal || q.dtype === 'bfloat16');
+  return pays && size % 2 === 0 && native().flashDtypes().includes(q.dtype);
 }
 
 function flashAttention(

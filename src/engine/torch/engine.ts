@@ -338,7 +338,8 @@ export class TorchEngine implements Engine {
   }
 
   round(value: Tensor, main: Tensor): void {
-    this.scope(() => this.assign(value, value.dtype === 'bfloat16' ? aten.mainPart(torchTensor(main)) : main));
+    if (value.dtype === 'bfloat16') aten.mainPart_(torchTensor(value), torchTensor(main));
+    else this.assign(value, main);
   }
 
   remainder(main: Tensor): Tensor {

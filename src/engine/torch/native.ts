@@ -31,6 +31,9 @@ export interface Native {
   ownsMemory(tensor: Handle): boolean;
   gradients(outputs: Handle[], gradOutputs: (Handle | null)[], inputs: Handle[]): (Handle | null)[];
 
+  /** What `neva::flash_attention` takes on this processor. */
+  flashDtypes(): string[];
+
   versions(): { torch: string; cuda: boolean; cpuCapability: string };
   setThreads(count: number): void;
   /** Float32 products of a GPU in TF32 (10 bits of mantissa), convolutions included. */
