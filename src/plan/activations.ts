@@ -88,13 +88,15 @@ function blockWeights({ shape: { llm }, tensor }: Setting): number {
 export interface ActivationBytes {
   /** Kept for the backward pass, at its largest: when the forward pass has ended. */
   kept: number;
+  /** Of the other micro batches that are held when one begins and ends, and of messages that are coming. */
+  others: number;
   /** Kept by the last block that is walked backward. */
   lastKept: number;
   /** On top of `kept`, at most. */
   moment: number;
   /** On top of `lastKept`. */
   lastMoment: number;
-  /** While pictures go through a frozen tower, before anything is kept. */
+  /** While pictures go through a frozen tower, before anything of their micro batch is kept. */
   tower: number;
 }
 
@@ -121,8 +123,13 @@ export function activationBytes(
   const again = run === 0 ? 0 : (method === 'uniform' ? run : 1) * whole.kept - whole.input;
   const lower = whole.moment + again - (run > 0 ? tapes : final.kept);
   const upper = keeping > 0 || run === 0 ? final.moment : 0;
+  // What a stage hands on is held until its gradient has come.
+  const each = kept + front.kept + (last ? 0 : whole.input);
+  // What is being received for the next turns, from either side.
+  const coming = (first ? 0 : whole.input) + (last ? 0 : whole.input);
   return {
-    kept: inFlight * (kept + front.kept),
+    kept: inFlight * each + coming,
+    others: (inFlight - 1) * each + coming,
     lastKept: (run > 0 ? whole.input : whole.kept) + front.kept,
     moment: Math.max(last ? headMoment(setting, micro) : 0, upper, lower),
     lastMoment: whole.moment + again,

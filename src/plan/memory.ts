@@ -14,9 +14,13 @@ export interface Memory extends StateBytes {
 }
 
 /** Of the pipeline stage that needs most. */
-export function predictMemory(setting: Setting, micro: MicroSize = typicalMicro(setting)): Memory {
+export const predictMemory = (setting: Setting, micro?: MicroSize): Memory =>
+  stageMemories(setting, micro).reduce((most, each) => (each.peak > most.peak ? each : most));
+
+/** Of each pipeline stage. */
+export function stageMemories(setting: Setting, micro: MicroSize = typicalMicro(setting)): Memory[] {
   const counts = countWeights(setting);
-  const stages = setting.layout.map((_, index) => {
+  return setting.layout.map((_, index) => {
     const stage = stageOf(setting.layout, index);
     const last = isLast(stage);
     const weights = stageWeights(counts, setting, stage);
@@ -26,13 +30,12 @@ export function predictMemory(setting: Setting, micro: MicroSize = typicalMicro(
       head: last && setting.trains.llm ? 4 * counts.head : 0,
     });
   });
-  return stages.reduce((most, each) => (each.peak > most.peak ? each : most));
 }
 
 function peakOf(
   setting: Setting,
   states: StateBytes,
-  { kept, lastKept, moment, lastMoment, tower }: ReturnType<typeof activationBytes>,
+  { kept, others, lastKept, moment, lastMoment, tower }: ReturnType<typeof activationBytes>,
   { head }: { head: number },
 ): Memory {
   const { weights, mainWeights, moments, gradients } = states;
@@ -43,8 +46,8 @@ function peakOf(
     stay +
     Math.max(
       (again ? gradients : head) + kept + moment,
-      gradients + lastKept + lastMoment,
-      (again ? gradients : 0) + tower,
+      gradients + others + lastKept + lastMoment,
+      (again ? gradients : 0) + others + tower,
       gradients,
     );
   return { ...states, activations: kept, moment: Math.max(moment, lastMoment, tower), peak };

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -114,33 +114,79 @@ test('trainer.devices=2 and neva launch give the losses of one process; rank 0 w
   }
 });
 
-test('a checkpoint of ranks that share the layers is a whole one, and is gone on with on any number of them', () => {
-  const all = ['trainer.max_steps=6', 'model.optim.sched.max_steps=6', 'model.optim.sched.warmup_steps=1'];
-  const args = (name: string, ...more: string[]) => [
-    'finetune',
-    ...overrides(6, name, ...all, 'model.mm_cfg.pretrain_mm_mlp_adapter=null', ...more),
+/** Ways to lay out a run, by what stands in messages. */
+const layouts = {
+  'one process': [],
+  tp2: ['trainer.devices=2', 'model.tensor_model_parallel_size=2'],
+  'tp2, sequence parallel': ['trainer.devices=2', 'model.tensor_model_parallel_size=2', 'model.sequence_parallel=true'],
+  tp4: ['trainer.devices=4', 'model.tensor_model_parallel_size=4'],
+  'dp2, sharded': ['trainer.devices=2', 'model.optim.name=distributed_fused_adam'],
+  dp4: ['trainer.devices=4'],
+  pp2: ['trainer.devices=2', 'model.pipeline_model_parallel_size=2'],
+  'tp2 × dp2, sharded': [
+    'trainer.devices=4',
+    'model.tensor_model_parallel_size=2',
+    'model.optim.name=distributed_fused_adam',
+  ],
+  'pp2 × tp2': ['trainer.devices=4', 'model.tensor_model_parallel_size=2', 'model.pipeline_model_parallel_size=2'],
+} as const;
+type Layout = keyof typeof layouts;
+
+/** Where a run begins, and where its checkpoint is gone on with. */
+const journeys: [Layout, Layout[]][] = [
+  ['tp2 × dp2, sharded', ['one process', 'tp4', 'dp4', 'pp2']],
+  ['pp2', ['one process', 'tp2, sequence parallel', 'dp2, sharded']],
+  ['one process', ['tp2', 'pp2 × tp2']],
+];
+
+test('checkpoints are whole, and are gone on with in any other layout: losses, weights and answers of one process', () => {
+  const all = [
+    ...['model.mm_cfg.pretrain_mm_mlp_adapter=null', 'model.micro_batch_size=2'],
+    ...['trainer.max_steps=6', 'model.optim.sched.max_steps=6', 'model.optim.sched.warmup_steps=1'],
   ];
   const folderOf = (name: string) => join(folder, name, 'neva_finetune', 'version_0');
   const lossesOf = (name: string) =>
     lines(join(folderOf(name), 'metrics.jsonl')).map(({ loss }) => loss as unknown as number);
-  const run = (...words: string[]) => {
-    const { status, stderr } = neva(words, options);
+  const run = (name: string, ...more: string[]) => {
+    const { status, stderr } = neva(['finetune', ...overrides(6, name, ...all, ...more)], options);
     assert.equal(status, 0, stderr);
+    return stderr;
   };
-  const two = ['trainer.devices=2', 'model.tensor_model_parallel_size=2'];
-  const half = 'trainer.max_steps=3';
-  const on = ['exp_manager.resume_past_end=true'];
-  run(...args('whole'));
-  run(...args('joined', ...two, half));
-  run(...args('joined', ...on));
-  run(...args('split', half));
-  run(...args('split', ...two, 'model.sequence_parallel=true', ...on));
-  for (const name of ['joined', 'split']) close(lossesOf(name), lossesOf('whole'));
-  const weights = (name: string) =>
-    [...readSafetensors(join(folderOf(name), 'checkpoints', 'step=0000006', 'model.safetensors')).entries.values()]
+  const ended = (name: string) => join(folderOf(name), 'checkpoints', 'step=0000006');
+  const weights = (name: string) => [...readSafetensors(join(ended(name), 'model.safetensors')).entries.values()];
+  const shapes = (name: string) =>
+    weights(name)
       .map(({ name: key, dtype, shape }) => `${key} ${dtype} ${shape.join()}`)
       .sort();
-  assert.deepEqual(weights('split'), weights('whole'));
+  const lossBy = (name: string) => {
+    const asked = ['--model', ended(name), '--no-answers', '--limit', '40'];
+    const held = ['heldout.json', 'images'].map((each) => join(packageRoot, 'data/demo', each));
+    const data = [`model.data.data_path=${held[0]}`, `model.data.image_folder=${held[1]}`];
+    const { status, stdout, stderr } = neva(['evaluate', ...asked, ...data], options);
+    assert.equal(status, 0, stderr);
+    return (JSON.parse(stdout) as { loss: number }).loss;
+  };
+
+  run('whole');
+  for (const [from, others] of journeys) {
+    const first = `from ${from.replaceAll(/\W+/g, '-')}`;
+    const said = run(first, ...layouts[from], 'trainer.max_steps=3');
+    if (from === 'pp2') assert.match(said, /^layers of the language model on each stage: 1, 1$/m);
+    for (const [i, to] of others.entries()) {
+      const name = `${first} ${i}`;
+      cpSync(join(folder, first), join(folder, name), { recursive: true });
+      run(name, ...layouts[to], 'exp_manager.resume_past_end=true');
+      const [own, wanted] = [lossesOf(name), lossesOf('whole')];
+      assert.equal(own.length, 6, `${from} → ${to}`);
+      own.forEach((loss, step) => {
+        const off = Math.abs(loss / wanted[step]! - 1);
+        assert.ok(off < 1e-5, `${from} → ${to}: step ${step + 1}: ${loss}, alone ${wanted[step]}`);
+      });
+      assert.deepEqual(shapes(name), shapes('whole'), `${from} → ${to}`);
+    }
+  }
+  const [own, wanted] = [lossBy('from tp2-dp2-sharded 3'), lossBy('whole')];
+  assert.ok(Math.abs(own / wanted - 1) < 1e-5, `evaluated: ${own}, alone ${wanted}`);
 });
 
 for (const victim of ['one rank', 'the launcher'] as const) {
