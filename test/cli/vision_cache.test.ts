@@ -63,6 +63,11 @@ test('losses stay; a second run, the other stage and packed rows find what was e
   const again = run('pretrain', CACHE);
   assert.equal(again.encoded, 0);
   assert.deepEqual(again.losses, first.losses);
+  // A later pipeline stage has no tower, and reads what the first has encoded.
+  const stages = ['trainer.devices=2', 'model.pipeline_model_parallel_size=2', 'trainer.num_threads=1'];
+  const piped = run('pretrain', 'model.data.vision_cache=other', ...stages);
+  close(piped.losses, plain.losses);
+  assert.deepEqual([piped.encoded, piped.pictures], [first.encoded, first.pictures]);
   const tuned = run(
     'finetune',
     CACHE,

@@ -76,6 +76,7 @@ const shape: NevaShape = {
     numQueryGroups: 4,
     headDim: 8,
     vocabSize: 97,
+    paddedVocabSize: 104,
     normEpsilon: 1e-5,
     rotaryBase: 10_000,
     maxPositions: 128,
