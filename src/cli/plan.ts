@@ -76,8 +76,8 @@ async function plan(words: string[], flags: Flags): Promise<void> {
       found: String(record.length),
     });
   }
-  const setting = settingOf(config, shape, record, world);
   const name = flags.hardware ?? (config.trainer.accelerator === 'gpu' ? 'h100' : 'cpu');
+  const setting = settingOf(config, shape, record, world, name === 'cpu' ? 'cpu' : 'gpu');
   const hardware = hardwareOf(name, flags.peakTflops === undefined ? null : flags.peakTflops * 1e12);
   const memory =
     flags.memoryGb === undefined ? (hardware.memory ?? totalmem() / setting.perNode) : flags.memoryGb * 1e9;

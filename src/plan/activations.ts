@@ -49,8 +49,10 @@ function llmBlock(setting: Setting, { batch, length }: MicroSize, rows: number):
   const stats = blockOf(shape.llm).normalization === 'rmsnorm' ? 4 : 8;
   const learned = trains.llm ? 1 : 0;
   const heads = (H * D) / N;
-  // Grouped keys and values are repeated for the query heads before attention keeps them.
-  const attention = positions * (w * 4 * heads + (4 * H) / N);
+  // LibTorch's attention takes grouped keys and values repeated for the query heads, neva's own on CPUs (src/engine/torch/attention.ts) as they are.
+  const grouped = setting.flash && setting.device === 'cpu' && D % 2 === 0;
+  const groups = grouped ? (G * D) / N : heads;
+  const attention = positions * (w * 2 * (heads + groups) + (4 * H) / N);
   const oneScore = batch * (H / N) * length * length * w;
   const scores = flash || recompute.granularity === 'selective' ? 0 : oneScore;
   // Kept of the MLP's inside, in widths F; GELU's and ReLU's gate is kept before and after.
@@ -65,7 +67,7 @@ function llmBlock(setting: Setting, { batch, length }: MicroSize, rows: number):
     precision !== '32' && precision !== 'tf32' && !mainWeights && trains.llm ? w * blockWeights(setting) : 0;
   // Forward, all that a block makes is there until it ends: heads before they are turned or repeated, what is added to the
   // residuals, and what only weights that train would keep. Backward, the gradients within the MLP are the widest.
-  const heads0 = ((G < H ? H + 3 * G : 2 * H) * D) / N;
+  const heads0 = ((grouped || G === H ? H + G : H + 3 * G) * D) / N;
   const unkept = inside === 1 && activation === 'squared-relu' ? F / N : 0;
   const forward =
     positions * w * (heads0 + C + (1 - learned) * C) + rows * w * (C + unkept + (1 - learned) * (C + F / N));

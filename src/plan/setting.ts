@@ -12,6 +12,7 @@ export interface Setting {
   /** Blocks of each pipeline stage. */
   layout: readonly number[];
   data: number;
+  device: 'cpu' | 'gpu';
   /** Ranks on one machine: those that need no network between them. */
   perNode: number;
   sequenceParallel: boolean;
@@ -51,6 +52,7 @@ export function settingOf(
   shape: NevaShape,
   record: RecordSize,
   world: number,
+  device: Setting['device'],
 ): Setting {
   const { optim } = m;
   const sharded = optim.name === 'distributed_fused_adam';
@@ -62,6 +64,7 @@ export function settingOf(
     tensor,
     layout: layoutOf(m, shape, trains),
     data: world / (tensor * pipeline),
+    device,
     perNode: Math.max(1, Math.ceil(world / trainer.num_nodes)),
     sequenceParallel: m.sequence_parallel,
     precision: trainer.precision as Setting['precision'],

@@ -184,7 +184,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
 /** On a GPU an allocation that fails is an error with a message; on a CPU the kernel ends the process. */
 function fitting({ config, assembled, ranks, loader }: Setting): AsyncIterable<GlobalBatch> {
   const none = { length: 0, images: 0, labels: 0 };
-  const plan = settingOf(config, assembled.model.shape, none, ranks.world.size);
+  const plan = settingOf(config, assembled.model.shape, none, ranks.world.size, 'cpu');
   return refuseHuge(loader, plan, memoryLimit() / plan.perNode);
 }
 

@@ -60,6 +60,7 @@ const BASE: Setting = {
   tensor: 1,
   layout: [6],
   data: 1,
+  device: 'cpu',
   perNode: 1,
   sequenceParallel: false,
   precision: '32',

@@ -82,6 +82,7 @@ export function rowSetting({ model, stage, nodes, gbs }: Row): Setting {
     tensor,
     layout: [llm.numLayers],
     data: (8 * nodes) / tensor,
+    device: 'gpu',
     perNode: 8,
     sequenceParallel: false,
     precision: 'bf16',
