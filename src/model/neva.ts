@@ -44,8 +44,8 @@ export interface Chain {
   segments: Segment[];
   /** Null on a pipeline stage that is not the last. */
   loss: LossHead | null;
-  /** Which of the segments are the language model's blocks. */
-  blocks: { first: number; count: number };
+  /** Which of the segments are blocks, one run after the other: the vision tower's and the language model's. */
+  blocks: { first: number; count: number }[];
 }
 
 /** Norm, head and loss, in pieces: logits of all labelled positions at once may be the largest tensor of a step. */
@@ -198,15 +198,19 @@ export class NevaModel {
       .slice(stage.from, stage.to);
     if (!isFirst(stage)) {
       if (!received) throw new Error('a later stage begins with what the one before has handed on');
-      return { input: [received], segments: blocks, blocks: { first: 0, count: blocks.length } };
+      return { input: [received], segments: blocks, blocks: [{ first: 0, count: blocks.length }] };
     }
     const pictures = input.imageCount > 0;
-    const tower = input.features ? [] : this.vision.segments();
-    const before = [...(pictures ? [...tower, this.projector.segment()] : []), this.#embedSegment(input, start)];
+    const tower = input.features || !pictures ? [] : this.vision.segments();
+    const before = [...tower, ...(pictures ? [this.projector.segment()] : []), this.#embedSegment(input, start)];
     return {
       input: pictures ? [input.features ? this.#stored(input, input.features) : this.#pixels(input)] : [],
       segments: [...before, ...blocks],
-      blocks: { first: before.length, count: blocks.length },
+      blocks: [
+        // Between the tower's embeddings and the choice of its features.
+        ...(tower.length > 0 ? [{ first: 1, count: tower.length - 2 }] : []),
+        { first: before.length, count: blocks.length },
+      ],
     };
   }
 

@@ -49,7 +49,7 @@ function llmBlock(setting: Setting, { batch, length }: MicroSize, rows: number):
   const stats = blockOf(shape.llm).normalization === 'rmsnorm' ? 4 : 8;
   const learned = trains.llm ? 1 : 0;
   const heads = (H * D) / N;
-  // LibTorch's attention takes grouped keys and values repeated for the query heads, neva's own on CPUs (src/engine/torch/attention.ts) as they are.
+  // LibTorch's attention takes grouped keys and values repeated for the query heads, neva's own on CPUs as they are.
   const grouped = setting.flash && setting.device === 'cpu' && D % 2 === 0;
   const groups = grouped ? (G * D) / N : heads;
   const attention = positions * (w * 2 * (heads + groups) + (4 * H) / N);
@@ -165,14 +165,36 @@ function pictureBytes(setting: Setting, { images, batch, length }: MicroSize): {
   if (cachedVision) return { kept: projector, tower: 0 };
   const tower = towerBytes(shape.vision, own, w);
   return trains.vision
-    ? { kept: projector + tower.kept, tower: 0 }
+    ? { kept: projector + towerKept(setting, tower), tower: 0 }
     : { kept: projector, tower: Math.max(tower.moment, embedded) };
 }
 
-function towerBytes(v: VisionShape, pictures: number, w: number): { kept: number; moment: number } {
+interface TowerBytes {
+  /** A block's activations, and its input alone. */
+  block: number;
+  input: number;
+  blocks: number;
+  pixels: number;
+  /** One block's, where nothing is recorded. */
+  moment: number;
+}
+
+function towerBytes(v: VisionShape, pictures: number, w: number): TowerBytes {
   const { hiddenSize: C, ffnHiddenSize: F, imageSize, patchSize } = v;
   const positions = pictures * (Math.floor(imageSize / patchSize) ** 2 + 1);
-  const block = positions * w * (8 * C + 3 * F);
   const pixels = pictures * 3 * imageSize * imageSize * w;
-  return { kept: blocksUsed(v) * block + pixels, moment: positions * w * (9 * C + 4 * F) + pixels };
+  const block = positions * w * (8 * C + 3 * F);
+  return {
+    ...{ block, input: positions * w * C, blocks: blocksUsed(v), pixels },
+    moment: positions * w * (9 * C + 4 * F) + pixels,
+  };
+}
+
+/** What a tower that trains keeps for its backward pass, blocks that run again included as for the LLM. */
+function towerKept({ recompute }: Setting, { block, input, blocks, pixels }: TowerBytes): number {
+  const { granularity, method, layers } = recompute;
+  const run = granularity === 'full' ? Math.min(layers, blocks) : 0;
+  const keeping = run > 0 && method === 'uniform' ? 0 : blocks - run;
+  const inputs = run === 0 ? 0 : method === 'uniform' ? Math.ceil(blocks / run) : run;
+  return keeping * block + inputs * input + pixels;
 }

@@ -21,21 +21,26 @@ export interface Step {
 
 export const KEEP_ALL: Recompute = { granularity: null, method: 'uniform', layers: 1 };
 
-/** The chain's segments in the order of the walk, blocks joined or marked as asked. */
+/** The chain's segments in the order of the walk, blocks joined or marked as asked: the tower's, where it trains, like the LLM's. */
 export function planWalk(
   { segments, blocks }: Pick<Chain, 'segments' | 'blocks'>,
   { granularity, method, layers }: Recompute,
 ): Step[] {
   const plain = (segment: Segment): Step => ({ segment, again: false });
   if (granularity === null) return segments.map(plain);
-  const before = segments.slice(0, blocks.first);
-  const own = segments.slice(blocks.first, blocks.first + blocks.count);
-  const after = segments.slice(blocks.first + blocks.count);
-  const planned =
-    method === 'block'
-      ? own.map((segment, i) => ({ segment, again: i < layers }))
-      : runsOf(own, layers).map((run) => ({ segment: joined(run), again: true }));
-  return [...before.map(plain), ...planned, ...after.map(plain)];
+  const planned: Step[] = [];
+  let done = 0;
+  for (const { first, count } of blocks) {
+    const own = segments.slice(first, first + count);
+    planned.push(
+      ...segments.slice(done, first).map(plain),
+      ...(method === 'block'
+        ? own.map((segment, i) => ({ segment, again: i < layers }))
+        : runsOf(own, layers).map((run) => ({ segment: joined(run), again: true }))),
+    );
+    done = first + count;
+  }
+  return [...planned, ...segments.slice(done).map(plain)];
 }
 
 function runsOf(segments: readonly Segment[], length: number): Segment[][] {

@@ -149,6 +149,7 @@ const CASES: [string, Partial<Setting>][] = [
   ['float32, projector alone', { trains: { llm: false, projector: true, vision: false } }],
   ['float32, several micro batches', { globalBatch: 8 }],
   ['float32, tower too', { trains: { llm: true, projector: true, vision: true } }],
+  ['float32, tower too, recomputation', { trains: { llm: true, projector: true, vision: true }, recompute: FULL }],
   ['float32, tied, NVGPT', { shape: { ...NVGPT, llm: { ...NVGPT.llm, tiedEmbeddings: true } } }],
   ['float32, full recomputation', { recompute: FULL }],
   ['float32, full recomputation of runs of two', { recompute: { ...FULL, layers: 2 } }],

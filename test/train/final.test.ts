@@ -69,7 +69,7 @@ test('a weight that the beginning and the head share is final at the beginning',
   const calls = walk({
     input: [engine.full([1, 2], 1)],
     segments: [times('beginning', false)],
-    blocks: { first: 0, count: 0 },
+    blocks: [],
     loss: { rows: 1, chunk: 1, segment: head },
   });
   // Σ w·w·1: its gradient is 2w, of which the head alone gives w.

@@ -39,6 +39,7 @@ interface Run {
   steps?: number;
   reduction?: LoopOptions['lossReduction'];
   llm?: boolean;
+  vision?: boolean;
   start?: Position;
   from?: string;
   saveAt?: string;
@@ -55,6 +56,7 @@ async function run({
   reduction = 'tokens',
   recompute = KEEP_ALL,
   llm = true,
+  vision = false,
   start = BEGINNING,
   from,
   saveAt,
@@ -64,7 +66,8 @@ async function run({
 }: Run) {
   const model = tinyLlava(engine, 'float32', attention);
   for (const { name, parameters } of model.parts) {
-    for (const parameter of parameters) parameter.trainable = name === 'projector' || (name === 'llm' && llm);
+    const trains = { llm, projector: true, vision_encoder: vision }[name];
+    for (const parameter of parameters) parameter.trainable = trains;
   }
   const trainable = model.parameters.filter(({ trainable }) => trainable);
   const optimizer = new Optimizer(engine, trainable, { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 1 });
@@ -99,7 +102,7 @@ async function run({
       validateEvery: 0,
       lossReduction: reduction,
       recompute,
-      trains: { llm, projector: true, vision: false },
+      trains: { llm, projector: true, vision },
       peakFlops: null,
     },
     start,
@@ -246,14 +249,14 @@ test('attention with its scores written out agrees; computing it again changes n
 
 test('recomputation changes nothing, bit for bit, and leaves no tensor behind', async () => {
   const live = () => engine.memory().tensors;
-  for (const llm of [true, false]) {
+  for (const parts of [{ llm: true }, { llm: false }, { llm: true, vision: true }]) {
     const atFirst = live();
-    const plain = await run({ llm });
+    const plain = await run(parts);
     const keptByRun = live() - atFirst; // weights, moments, rotary tables
     for (const method of ['uniform', 'block'] as const) {
       for (const layers of [1, 2, 3]) {
         const before = live();
-        const again = await run({ llm, recompute: { granularity: 'full', method, layers } });
+        const again = await run({ ...parts, recompute: { granularity: 'full', method, layers } });
         assert.deepEqual(again.losses, plain.losses, `${method} ${layers}`);
         for (const [name, bytes] of plain.weights)
           assert.ok(Buffer.compare(bytes, again.weights.get(name)!) === 0, name);
