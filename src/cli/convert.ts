@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Float } from '../checkpoint/cast.ts';
 import { parseSize } from '../checkpoint/write_model.ts';
+import { progressBar } from './progress_bar.ts';
 
 const LAYOUTS = ['hf', 'hf-new', 'llava', 'nemo', 'nemo-mcore'] as const;
 const PARTS = ['all', 'llm', 'vision', 'projector'] as const;
@@ -78,7 +79,7 @@ function size(text: string): number {
 async function convertCheckpoint({ from, to, out, part, dtype, tp, pp, maxShardSize, ema }: Flags): Promise<void> {
   const { convert } = await import('../checkpoint/convert.ts');
   const { modelFolder } = await import('../train/assemble.ts');
-  const bar = await progressBar(out);
+  const bar = await progressBar(`${out} {bar} {value}/{total} MB`, 1e6);
   const options = {
     from: modelFolder(from),
     to,
@@ -98,19 +99,4 @@ async function convertCheckpoint({ from, to, out, part, dtype, tp, pp, maxShardS
   } finally {
     bar.stop();
   }
-}
-
-/** A bar of megabytes on a terminal; nothing elsewhere. */
-async function progressBar(name: string): Promise<{ update: (done: number, total: number) => void; stop: () => void }> {
-  if (!process.stderr.isTTY) return { update: () => {}, stop: () => {} };
-  const { Presets, SingleBar } = await import('cli-progress');
-  const options = { stream: process.stderr, format: `${name} {bar} {value}/{total} MB`, hideCursor: true };
-  const bar = new SingleBar(options, Presets.shades_classic);
-  return {
-    update: (done, total) => {
-      if (!bar.isActive) bar.start(Math.ceil(total / 1e6), 0);
-      bar.update(Math.ceil(done / 1e6));
-    },
-    stop: () => bar.stop(),
-  };
 }

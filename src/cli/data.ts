@@ -8,6 +8,7 @@ import type { NevaConfig } from '../config/index.ts';
 import { PACKING_ALGORITHMS, type PackingAlgorithm } from '../data/packing.ts';
 import { mistake } from '../errors.ts';
 import { addConfigFlags, type ConfigFlags, composeOrShow, tellNotices } from './hydra.ts';
+import { progressBar } from './progress_bar.ts';
 
 export function define(command: Command): void {
   addConfigFlags(
@@ -89,7 +90,7 @@ async function check(config: NevaConfig, flags: CheckFlags): Promise<void> {
   const options = await runOptions(config);
   const { checkData } = await import('../data/check.ts');
   const { presentCheck } = await import('../data/present.ts');
-  const progress = await progressBar();
+  const progress = await progressBar('{bar} {value}/{total} records, {eta_formatted} left');
   const report = await checkData({
     ...options,
     maxBadFraction: config.model.data.max_bad_fraction,
@@ -114,28 +115,11 @@ function verdictFile(imageFolder: string): string {
 }
 
 /** On a terminal, how far the check is; elsewhere nothing. */
-async function progressBar(): Promise<{ update: (done: number, total: number) => void; stop: () => void }> {
-  if (!process.stderr.isTTY) return { update: () => {}, stop: () => {} };
-  const { Presets, SingleBar } = await import('cli-progress');
-  const bar = new SingleBar(
-    { format: '{bar} {value}/{total} records, {eta_formatted} left', clearOnComplete: true },
-    Presets.shades_classic,
-  );
-  let started = false;
-  return {
-    update(done, total) {
-      if (!started) bar.start(total, 0);
-      started = true;
-      bar.update(done);
-    },
-    stop: () => bar.stop(),
-  };
-}
 
 async function packData(config: NevaConfig, { out, algorithm }: PackFlags): Promise<void> {
   const options = await runOptions(config);
   const { writePacks } = await import('../data/pack_index.ts');
-  const progress = await progressBar();
+  const progress = await progressBar('{bar} {value}/{total} records, {eta_formatted} left');
   const seed = config.model.seed;
   const { path, header, problems } = await writePacks(options, out, { algorithm, seed }, progress.update).finally(
     progress.stop,

@@ -49,6 +49,11 @@ export const verbs: readonly Verb[] = [
     load: () => import('./checkpoint.ts'),
   },
   {
+    name: 'download',
+    help: 'fetch a model of the Hugging Face hub into its local cache',
+    load: () => import('./download.ts'),
+  },
+  {
     name: 'data',
     help: 'check what a run would read; show a record as the model sees it; pack records ahead of a run',
     load: () => import('./data.ts'),

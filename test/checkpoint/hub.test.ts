@@ -26,7 +26,7 @@ test('the cache is where huggingface_hub keeps it', () => {
 });
 
 test('a name that is not in the cache is refused with the command that fetches it', () => {
-  refuses('openai/clip-tiny', /models--openai--clip-tiny[\s\S]*hf download openai\/clip-tiny/);
+  refuses('openai/clip-tiny', /models--openai--clip-tiny[\s\S]*neva download openai\/clip-tiny/);
   refuses('no/such/path', /no such file or folder$/);
   refuses('../openai', /no such file or folder$/);
 });

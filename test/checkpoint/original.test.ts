@@ -51,7 +51,7 @@ test('the tower comes from the given path, else from where the model says', () =
   process.env.HF_HOME = home;
   try {
     const named = openWhole(fixture('foreign/original'));
-    const missing = /openai\/clip-tiny[\s\S]*hf download/;
+    const missing = /openai\/clip-tiny[\s\S]*neva download/;
     assert.throws(
       () => addTower(named, null),
       (error: unknown) => isUserError(error) && missing.test(error.message),

@@ -64,5 +64,5 @@ test('mistakes of the flags are told in one message', () => {
   assert.equal(neva([...args, '--to', 'nemo', '--tp', 'two'], { cwd: folder }).status, 2);
   const missing = neva(['convert-checkpoint', '--from', 'no-such/model', '--to', 'hf', '--out', 'x'], { cwd: folder });
   assert.equal(missing.status, 2);
-  assert.match(missing.stderr, /hf download no-such\/model/);
+  assert.match(missing.stderr, /neva download no-such\/model/);
 });
