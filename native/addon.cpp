@@ -8,6 +8,7 @@
 #include "runtime.h"
 #include "tensor_parallel.h"
 #include "tensors.h"
+#include "watch.h"
 
 #include <node_api.h>
 
@@ -41,6 +42,7 @@ static const Export kExports[] = {
     {"versions", entry<versions>},
     {"setThreads", entry<set_threads>},
     {"setTf32", entry<set_tf32>},
+    {"setGpu", entry<set_gpu>},
     {"threads", entry<threads>},
     {"manualSeed", entry<manual_seed>},
     {"rngState", entry<rng_state>},
@@ -58,6 +60,10 @@ static const Export kExports[] = {
     {"workDone", entry<work_done>},
     {"waitWork", entry<wait_work>},
     {"traffic", entry<traffic>},
+    {"digest", entry<digest>},
+    // watch.cpp
+    {"moment", entry<moment>},
+    {"others", entry<others>},
     // tensor_parallel.cpp
     {"tpEnter", entry<tp_enter>},
     {"tpLeave", entry<tp_leave>},

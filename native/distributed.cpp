@@ -3,6 +3,7 @@
 #include "distributed.h"
 
 #include "process_groups.h"
+#include "watch.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -21,6 +22,7 @@ struct Running {
   at::Tensor buffer;                // the message, where it is a copy
   std::vector<at::Tensor> targets;  // where its values go
   bool sum = false;                 // of the buffer's rows, into the only target
+  std::string group = {};
 };
 
 // Never destroyed: at the end of a process that failed, a group's threads may still wait for ranks that are gone.
@@ -31,6 +33,7 @@ int64_t next_number = 1;
 ProcessGroup& as_group(Call& call) { return process_group(as_int(call.env, call[0], "group")); }
 
 napi_value started(Call& call, Running item) {
+  item.group = as_group(call).name;
   running.emplace(next_number, std::move(item));
   return number(call.env, static_cast<double>(next_number++));
 }
@@ -56,6 +59,7 @@ std::pair<c10::intrusive_ptr<c10d::Work>, at::Tensor> exchange(ProcessGroup& gro
 template <typename Start>
 void now(const ProcessGroup& group, const char* what, Start start) {
   try {
+    const Waiting waiting(group.name, what);
     start()->wait();
   } catch (const std::exception& error) {
     throw LostPeers(std::string(kLost) + group.who + " waited for " + what + "\n" + error.what());
@@ -83,6 +87,17 @@ c10d::Backend& ProcessGroup::of(const at::Tensor& tensor) const {
 void ProcessGroup::count(Kind kind, const at::Tensor& whole) {
   traffic.messages[static_cast<size_t>(kind)] += 1;
   traffic.bytes[static_cast<size_t>(kind)] += static_cast<int64_t>(whole.nbytes());
+  // What two ranks have between them is no message of the group's.
+  if (kind == Kind::send || kind == Kind::receive) return;
+  static constexpr const char* kNames[] = {"all-reduce", "broadcast", "all-gather", "reduce-scatter"};
+  mark(std::string(kNames[static_cast<size_t>(kind)]) + " of " + std::to_string(whole.nbytes()) + " bytes of " +
+       c10::toString(whole.scalar_type()));
+}
+
+void ProcessGroup::mark(const std::string& message) {
+  messages += 1;
+  for (const char c : message) digest = (digest * 31 + c) % (int64_t{1} << 26);
+  watch_message(name, messages, message);
 }
 
 ProcessGroup& process_group(int64_t number) {
@@ -145,8 +160,15 @@ napi_value open_group(Call& call) {
   options.waitWorkers = false;  // the group's own rendezvous waits
   options.timeout = timeout;
   const auto tcp = c10::make_intrusive<c10d::TCPStore>(host, options);
+  options.isServer = false;
+  const std::string prefix = text(6, "prefix");
+  const std::string where = host + ":" + std::to_string(options.port);
+  watch_begin(c10::make_intrusive<c10d::TCPStore>(host, options), rank, static_cast<int>(size), text(9, "who"),
+              prefix + "watch/", where);
   ProcessGroup group;
-  group.store = c10::make_intrusive<c10d::PrefixStore>(text(6, "prefix"), tcp);
+  group.name = text(11, "name");
+  watch_group(group.name);
+  group.store = c10::make_intrusive<c10d::PrefixStore>(prefix, tcp);
   auto gloo = c10d::ProcessGroupGloo::Options::create(timeout);
   const std::string address = text(7, "address");
   const std::string interface = text(8, "interface");
@@ -155,12 +177,15 @@ napi_value open_group(Call& call) {
                                              : c10d::ProcessGroupGloo::createDefaultDevice());
   group.host = c10::make_intrusive<c10d::ProcessGroupGloo>(group.store, rank, static_cast<int>(size), gloo);
   group.who = text(9, "who");
+  const auto gpu = static_cast<int>(as_int(call.env, call[10], "gpu"));
+  if (gpu >= 0) group.device = open_nccl(group.store, rank, static_cast<int>(size), timeout, group.who, gpu);
   groups.emplace(next_number, std::move(group));
   return number(call.env, static_cast<double>(next_number++));
 }
 
 napi_value close_group(Call& call) {
-  as_group(call);
+  ProcessGroup& group = as_group(call);
+  if (group.device) close_nccl(*group.device);
   groups.erase(as_int(call.env, call[0], "group"));
   return nullptr;
 }
@@ -233,7 +258,11 @@ napi_value receive(Call& call) {
   return started(call, {group.of(message[0]).recv(message, as_rank(call, 2), tag), message[0], {}});
 }
 
-napi_value barrier(Call& call) { return started(call, {as_group(call).host->barrier(), {}, {}}); }
+napi_value barrier(Call& call) {
+  ProcessGroup& group = as_group(call);
+  group.mark("barrier");
+  return started(call, {group.host->barrier(), {}, {}});
+}
 
 napi_value work_done(Call& call) {
   const auto found = running.find(as_int(call.env, call[0], "work"));
@@ -244,7 +273,10 @@ napi_value wait_work(Call& call) {
   const auto node = running.extract(as_int(call.env, call[0], "work"));
   if (node.empty()) throw BadArgument("wait: this work has been waited for");
   Running& item = node.mapped();
-  item.work->wait();
+  {
+    const Waiting waiting(item.group, as_string(call.env, call[1], "what"));
+    item.work->wait();
+  }
   if (item.sum) item.buffer = item.buffer.sum(0);
   int64_t at = 0;
   for (at::Tensor& target : item.targets) {
@@ -253,6 +285,8 @@ napi_value wait_work(Call& call) {
   }
   return nullptr;
 }
+
+napi_value digest(Call& call) { return number(call.env, static_cast<double>(as_group(call).digest)); }
 
 napi_value traffic(Call& call) {
   const Traffic& counted = as_group(call).traffic;

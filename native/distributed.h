@@ -4,7 +4,8 @@
 namespace neva {
 
 // (host, port, rank, size, timeout in ms, is the store's server, key prefix, address or "", interface or "",
-// who this is, for messages) → group.
+// who this is, for messages; number of this rank's GPU, −1 for none,
+// name of the group, the same on all its ranks) → group.
 // Blocks until all ranks are there.
 napi_value open_group(Call& call);
 napi_value close_group(Call& call);     // (group)
@@ -19,6 +20,7 @@ napi_value barrier(Call& call);         // (group)
 napi_value work_done(Call& call);       // (work) → boolean
 // (group) → for each Kind of process_groups.h, in its order: messages, bytes
 napi_value traffic(Call& call);
-napi_value wait_work(Call& call);       // (work) blocks; throws what went wrong, and forgets the work either way
+napi_value digest(Call& call);          // (group) → number, of all messages so far, the same on all its ranks
+napi_value wait_work(Call& call);       // (work, what is waited for) blocks; throws what went wrong, and forgets the work either way
 
 }  // namespace neva

@@ -20,6 +20,7 @@
 #include <torch/headeronly/version.h>
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #define NEVA_DEVICE_STATS 1
 #endif
 #endif
@@ -187,12 +188,18 @@ napi_value memory(Call& call) {
   return out;
 }
 
-// The first GPU's tensors, in LibTorch's own count; null in a build without GPUs, and in LibTorch before 2.9.
+#ifdef NEVA_DEVICE_STATS
+static c10::DeviceIndex current_gpu() {
+  return c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getDevice().index();
+}
+#endif
+
+// Tensors of the GPU that this process computes on, in LibTorch's own count; null in a build without GPUs, and in LibTorch before 2.9.
 napi_value device_memory(Call& call) {
   napi_value out;
 #ifdef NEVA_DEVICE_STATS
   if (at::hasCUDA()) {
-    const auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(0);
+    const auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(current_gpu());
     const auto& bytes = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
     check(napi_create_object(call.env, &out));
     check(napi_set_named_property(call.env, out, "bytes", number(call.env, static_cast<double>(bytes.current))));
@@ -206,7 +213,7 @@ napi_value device_memory(Call& call) {
 
 napi_value reset_peak_memory(Call&) {
 #ifdef NEVA_DEVICE_STATS
-  if (at::hasCUDA()) c10::getDeviceAllocator(c10::DeviceType::CUDA)->resetPeakStats(0);
+  if (at::hasCUDA()) c10::getDeviceAllocator(c10::DeviceType::CUDA)->resetPeakStats(current_gpu());
 #endif
   std::lock_guard<std::mutex> lock(mutex);
   peak_bytes = live_bytes;

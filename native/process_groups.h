@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include <array>
+#include <chrono>
 #include <functional>
 
 namespace neva {
@@ -25,14 +26,26 @@ struct ProcessGroup {
   c10::intrusive_ptr<c10d::Backend> host;    // Gloo
   c10::intrusive_ptr<c10d::Backend> device;  // NCCL, in a CUDA build on a GPU; null elsewhere
   std::string who;                           // for messages: "rank 1 of 4 on host"
+  std::string name;                          // the same on all its ranks: "tensor ranks 0, 1"
   Traffic traffic;
+  int64_t messages = 0;  // that all ranks of the group take part in
+  int64_t digest = 0;    // of these, 26 bits: equal on all ranks, or they have parted
 
   // The backend that moves tensors which live where this one does.
   c10d::Backend& of(const at::Tensor& tensor) const;
   void count(Kind kind, const at::Tensor& whole);
+  void mark(const std::string& message);
   int size() const { return host->getSize(); }
   int rank() const { return host->getRank(); }
 };
+
+// NCCL is compiled in.
+bool has_nccl();
+// Joins the ranks on their GPUs; this one's is `device`. Errors and timeouts within a collective end the process, from a
+// thread of NCCL's (c10d's default): the host does not wait in it, and nothing computed after it could be trusted.
+c10::intrusive_ptr<c10d::Backend> open_nccl(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+                                            std::chrono::milliseconds timeout, const std::string& name, int device);
+void close_nccl(c10d::Backend& backend);
 
 // Throws BadArgument where there is none of this number.
 ProcessGroup& process_group(int64_t number);

@@ -1,22 +1,32 @@
 // Versions, threads and random state of LibTorch.
 #include "runtime.h"
 
+#include "process_groups.h"
+
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/headeronly/version.h>
 
 #include <cstring>
 
 namespace neva {
+namespace {
+
+int gpu_count() { return at::hasCUDA() ? c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).deviceCount() : 0; }
+
+}  // namespace
 
 napi_value versions(Call& call) {
   napi_value out;
   check(napi_create_object(call.env, &out));
   check(napi_set_named_property(call.env, out, "torch", string(call.env, TORCH_VERSION)));
   check(napi_set_named_property(call.env, out, "cuda", boolean(call.env, at::hasCUDA())));
+  check(napi_set_named_property(call.env, out, "gpus", number(call.env, gpu_count())));
+  check(napi_set_named_property(call.env, out, "nccl", boolean(call.env, has_nccl())));
   const std::string cpu = at::get_cpu_capability();
   check(napi_set_named_property(call.env, out, "cpuCapability", string(call.env, cpu)));
   return out;
@@ -31,6 +41,13 @@ napi_value set_tf32(Call& call) {
   const bool on = as_bool(call.env, call[0], "tf32");
   at::globalContext().setAllowTF32CuBLAS(on);
   at::globalContext().setAllowTF32CuDNN(on);
+  return nullptr;
+}
+
+napi_value set_gpu(Call& call) {
+  const auto index = static_cast<c10::DeviceIndex>(as_int(call.env, call[0], "gpu"));
+  if (index < 0 || index >= gpu_count()) throw BadArgument("setGpu: there is no GPU of this number");
+  c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).setDevice(c10::Device(c10::DeviceType::CUDA, index));
   return nullptr;
 }
 

@@ -13,7 +13,13 @@ mkdir -p "$to/src/engine/torch" "$to/data" "$to/bench" "$to/scripts" "$to/docs"
 cp -R data/demo "$to/data"
 cp -R bench/gpu bench/step bench/peer.ts "$to/bench"
 # Without its sources, bin/neva.js finds nothing to compile.
-rm -rf "$to/dist/test" "$to/src" "$to/data/demo/make"
+rm -rf "$to/src" "$to/data/demo/make" "$to/dist/test"
+# The tests that run.ts runs on the GPU, and what they read.
+mkdir -p "$to/dist/test/parallel" "$to/dist/test/engine" "$to/test/fixtures"
+cp -R dist/test/model dist/test/support dist/test/generate dist/test/train "$to/dist/test"
+cp -R dist/test/engine/torch "$to/dist/test/engine"
+cp dist/test/parallel/collectives_rank.js "$to/dist/test/parallel"
+cp -R test/fixtures/engine test/fixtures/llava test/fixtures/gpt "$to/test/fixtures"
 mkdir "$to/node_modules"
 # What runs, and no more: dependencies of package.json without development, maps, types, other platforms' binaries.
 npm ls --omit=dev --omit=peer --all --parseable 2>/dev/null | sed "s#^$root/##" | grep '^node_modules/' | while read -r module; do

@@ -92,6 +92,51 @@ await part('parity', () => {
   return { expected, compared };
 });
 
+/** What the CPU is tested with, on the GPU: each operation and its gradients, and whole models, against PyTorch's and transformers' values. */
+const TESTED = [
+  'engine/torch/operations',
+  'engine/torch/linear',
+  'model/llava',
+  'model/gpt',
+  'generate/decode',
+  'train/precision',
+];
+const testEnv = { ...process.env, ...(flags.cpu ? {} : { NEVA_TEST_DEVICE: 'cuda:0' }) };
+
+await part('tests', () => {
+  const files = TESTED.map((name) => {
+    const file = join(packageRoot, 'dist/test', `${name}.test.js`);
+    const { stdout } = spawnSync(process.execPath, ['--test', '--test-reporter=tap', file], {
+      encoding: 'utf8',
+      env: testEnv,
+      maxBuffer: 2 ** 26,
+    });
+    const count = (what: string) => Number(new RegExp(`^# ${what} (\\d+)$`, 'm').exec(stdout)?.[1] ?? 0);
+    const wrong = [...stdout.matchAll(/^ *not ok \d+ - (.*)$/gm)].map(([, test]) => test!);
+    const errors = [...stdout.matchAll(/^ *error: (?:'(.*)'|\|-\n +(.*))$/gm)].map(([, one, more]) => one ?? more);
+    const figures = { name, pass: count('pass'), fail: count('fail'), skipped: count('skipped'), wrong, errors };
+    console.log(`   ${name}: ${figures.pass} pass, ${figures.fail} fail`);
+    if (figures.fail > 0 || figures.pass === 0) {
+      failures.push({ part: `tests ${name}`, message: `${wrong.join(', ')}: ${errors.join(' | ')}`.slice(0, 2000) });
+    }
+    return figures;
+  });
+  return { device: testEnv.NEVA_TEST_DEVICE ?? 'cpu', files };
+});
+
+await part('nccl', () => {
+  // Every collective among one rank: through NCCL on a GPU, through Gloo with --cpu.
+  const one = { RANK: '0', WORLD_SIZE: '1', LOCAL_RANK: '0', LOCAL_WORLD_SIZE: '1', MASTER_ADDR: '127.0.0.1' };
+  const script = join(packageRoot, 'dist/test/parallel/collectives_rank.js');
+  const { status, stdout, stderr } = spawnSync(process.execPath, [script], {
+    encoding: 'utf8',
+    env: { ...testEnv, ...one, MASTER_PORT: '29511' },
+    timeout: 120_000,
+  });
+  if (status !== 0) throw new Error(`${stdout}${stderr}`.trim().split('\n').slice(-8).join(' | '));
+  return { backend: flags.cpu ? 'gloo' : 'nccl', ranks: 1, said: stdout.trim() };
+});
+
 for (const dtype of ['float32', 'bfloat16']) {
   await part(`attention-${dtype}`, () => {
     const file = join(out, `attention-${dtype}.raw.json`);

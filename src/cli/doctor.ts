@@ -1,9 +1,9 @@
 /** `neva doctor`: what is here and what is missing; `--distributed`: whether ranks reach one another, and how fast. */
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { mistake } from '../errors.ts';
 import { type Place, readPlace } from '../parallel/environment.ts';
 import type { SelfTest } from '../parallel/self_test.ts';
-import { endWithLauncher, isLaunched, launchRanks, tellLauncher } from './ranks.ts';
+import { endWithLauncher, isLaunched, launchRanks, ownGpu, tellLauncher } from './ranks.ts';
 import { table } from './table.ts';
 
 interface Flags {
@@ -11,6 +11,7 @@ interface Flags {
   distributed?: boolean;
   nproc: number;
   timeout: number;
+  accelerator: string;
 }
 
 const say = (line: string) => void process.stderr.write(`${line}\n`);
@@ -29,6 +30,14 @@ export function define(command: Command): void {
     )
     .option('--nproc <n>', 'with --distributed: ranks on this machine', whole(2), 2)
     .option('--timeout <seconds>', 'with --distributed: until a rank that does not come is given up', whole(1), 60)
+    .addOption(
+      new Option(
+        '--accelerator <device>',
+        'with --distributed: what the messages are on; auto: GPUs where there are any',
+      )
+        .choices(['auto', 'gpu', 'cpu'])
+        .default('auto'),
+    )
     .action(async (flags: Flags) => {
       if (flags.distributed) {
         await distributed(flags);
@@ -40,10 +49,10 @@ export function define(command: Command): void {
     });
 }
 
-async function distributed({ json, nproc, timeout }: Flags): Promise<void> {
+async function distributed({ json, nproc, timeout, accelerator }: Flags): Promise<void> {
   const place = readPlace(process.env);
   if (place !== null) {
-    await testAsRank(place, timeout, json === true);
+    await testAsRank(place, timeout, accelerator, json === true);
     return;
   }
   if (isLaunched()) {
@@ -51,24 +60,25 @@ async function distributed({ json, nproc, timeout }: Flags): Promise<void> {
   }
   const { ensureAddon } = await import('../engine/torch/build.ts');
   await ensureAddon(say);
-  const words = ['doctor', '--distributed', '--timeout', String(timeout), ...(json ? ['--json'] : [])];
+  const words = ['doctor', '--distributed', '--timeout', String(timeout), '--accelerator', accelerator];
+  if (json) words.push('--json');
   process.exitCode = await launchRanks({ devices: nproc, failure_timeout: timeout, max_restarts: 0 }, words, say);
 }
 
-async function testAsRank(place: Place, timeout: number, json: boolean): Promise<void> {
+async function testAsRank(place: Place, timeout: number, accelerator: string, json: boolean): Promise<void> {
   const leads = place.rank === 0;
   const print = (found: object, text: string) => {
     if (leads) console.log(json ? JSON.stringify(found, null, 2) : text);
   };
   try {
-    const { loadNative } = await import('../engine/torch/native.ts');
-    const { TorchEngine } = await import('../engine/torch/engine.ts');
+    const { openEngine } = await import('../engine/open.ts');
     const { joinGroup } = await import('../parallel/group.ts');
-    loadNative();
     endWithLauncher();
-    const group = await joinGroup(place, timeout, process.env);
+    const choice = { engine: 'torch', tfjs_backend: 'auto', accelerator, num_threads: null };
+    const gpu = await ownGpu(place, choice);
+    const group = await joinGroup(place, timeout, process.env, gpu);
     const { selfTest } = await import('../parallel/self_test.ts');
-    const found = selfTest(new TorchEngine({ device: 'cpu', threads: null }), group);
+    const found = selfTest(await openEngine(choice, gpu ?? 0), group);
     print(found, describe(found));
     group.close();
     if (!found.ok) fail(place, found);

@@ -56,6 +56,11 @@ export function examine(): Findings {
       `There is a GPU, but LibTorch ${libtorch.version} computes on the CPU only: install a CUDA build of torch, or set NEVA_LIBTORCH to one`,
     );
   }
+  if (libtorch?.cuda && !libtorch.ncclIncludes) {
+    advice.push(
+      'Ranks on several GPUs need NCCL: nccl.h and cuda_runtime_api.h were not found beside torch, nor in CUDA_HOME or NCCL_HOME; with them there, run: npx neva setup',
+    );
+  }
   const tfjs = examineTfjs();
   advice.push(...tfjsAdvice(tfjs, { torch: addon?.state === 'loads', gpu: gpus.length > 0 }));
   return {

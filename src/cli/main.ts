@@ -70,6 +70,7 @@ async function exitCode(error: unknown): Promise<number> {
   const { recordFault } = await import('./fault.ts');
   const line = recordFault(error);
   const lost = error instanceof Error && error.name === 'LostRanks';
-  if (!tellLauncher(line.replace(/^neva: /, ''), lost)) console.error(line);
+  const named = lost && (error as { named?: boolean }).named === true;
+  if (!tellLauncher(line.replace(/^neva: /, ''), lost, named)) console.error(line);
   return 1;
 }

@@ -4,6 +4,7 @@ import { join, relative } from 'node:path';
 import { stringify } from 'yaml';
 import { mistake, UserError } from '../errors.ts';
 import { writeFileAtomic } from '../files.ts';
+import { type Lock, takeLock } from '../lock.ts';
 import { readPlace } from '../parallel/environment.ts';
 import { type RunSummary, summarizeMetrics } from '../report/summary.ts';
 import { Children } from './children.ts';
@@ -50,9 +51,22 @@ export async function multirun(
   refuseHopeless(plan);
   if (flags.dryRun) return listJobs(plan);
   const words = [verb, ...flagWords(flags)];
-  const outcomes = await runJobs(plan, words, overrides, flags.failFast ?? false);
-  console.log(resultTable(outcomes));
-  return exitCode(outcomes);
+  const refused = plan.jobs.filter(({ problem }) => problem !== null).length;
+  const idle = refused === plan.jobs.length || (refused > 0 && flags.failFast === true);
+  const lock = plan.folder === null || idle ? null : await lockSweep(plan.folder);
+  try {
+    const outcomes = await runJobs(plan, words, overrides, flags.failFast ?? false);
+    console.log(resultTable(outcomes));
+    return exitCode(outcomes);
+  } finally {
+    lock?.release();
+  }
+}
+
+/** Two sweeps at once would write one record, and run the jobs that they have in common twice. */
+function lockSweep(folder: string): Promise<Lock> {
+  mkdirSync(folder, { recursive: true });
+  return takeLock(join(folder, 'sweep.lock'), 'a sweep runs');
 }
 
 /** A sweep without a job, or with a mistake that is the same in each, is a mistake like that of a single run. */

@@ -1,8 +1,9 @@
 /** A training verb on several ranks: starting them, joining the others as one of them, and telling the launcher of failures. */
 import { fileURLToPath } from 'node:url';
 import type { NevaConfig } from '../config/index.ts';
+import type { EngineChoice } from '../engine/open.ts';
 import { mistake } from '../errors.ts';
-import { type Place, readPlace } from '../parallel/environment.ts';
+import { gpuOf, type Place, readPlace } from '../parallel/environment.ts';
 import type { Group } from '../parallel/group.ts';
 import type { RankFailure, RankNews } from '../parallel/launch.ts';
 
@@ -22,7 +23,7 @@ export const rankCommand = (args: readonly string[]): readonly [string, ...strin
 export function ownPlace({ devices, num_nodes: nodes }: Trainer): Place | null {
   const place = readPlace(process.env);
   const asked = Math.max(devices, 1) * nodes;
-  if (place !== null && asked !== 1 && asked !== place.world) {
+  if (place !== null && devices > 0 && asked !== 1 && asked !== place.world) {
     throw mistake({
       where: 'trainer.devices, trainer.num_nodes',
       problem: `they ask for another number of ranks than ${place.launcher} has started`,
@@ -83,7 +84,6 @@ export async function joinRanks(place: Place | null, trainer: Trainer): Promise<
   tellNews({ maxRestarts: trainer.max_restarts });
   endWithLauncher();
   if (place === null) return ALONE;
-  const { loadNative } = await import('../engine/torch/native.ts');
   if (trainer.engine === 'tfjs') {
     throw mistake({
       where: 'trainer.engine',
@@ -91,15 +91,40 @@ export async function joinRanks(place: Place | null, trainer: Trainer): Promise<
       fix: 'run `neva setup` and set trainer.engine=torch',
     });
   }
-  if (loadNative().versions().cuda && trainer.accelerator !== 'cpu') {
+  return joinGroup(place, trainer.collective_timeout, process.env, await ownGpu(place, trainer));
+}
+
+/** The GPU of this rank; null where ranks compute on the CPU. */
+export async function ownGpu(place: Place, trainer: EngineChoice): Promise<number | null> {
+  const { computesOnGpu } = await import('../engine/open.ts');
+  const { loadNative } = await import('../engine/torch/native.ts');
+  if (!(await computesOnGpu(trainer))) return null;
+  const { gpus, nccl } = loadNative().versions();
+  if (!nccl) {
     throw mistake({
       where: 'trainer.devices',
-      problem: 'several ranks compute on CPUs alone: collectives between GPUs (NCCL) are not built yet',
-      expected: 'trainer.devices=1, or trainer.accelerator=cpu',
-      found: `${place.world} ranks`,
+      problem: 'ranks on GPUs talk through NCCL, which this addon was built without: its headers were not found',
+      expected: "nccl.h and cuda_runtime_api.h, in NVIDIA's packages beside torch's, CUDA_HOME or NCCL_HOME",
+      fix: 'install them (with pip: the nvidia-nccl and nvidia-cuda-runtime packages that this torch names), then run `neva setup`; or trainer.accelerator=cpu',
     });
   }
-  return joinGroup(place, trainer.collective_timeout, process.env);
+  return gpuOf(place, gpus);
+}
+
+/** trainer.devices, with -1 as every GPU of this machine. */
+export async function ranksHere(trainer: Trainer): Promise<number> {
+  if (trainer.devices > 0) return trainer.devices;
+  const { chooseEngine, computesOnGpu } = await import('../engine/open.ts');
+  const { loadNative } = await import('../engine/torch/native.ts');
+  const gpus = (await computesOnGpu(await chooseEngine(trainer, () => {}))) ? loadNative().versions().gpus : 0;
+  if (gpus > 0) return gpus;
+  throw mistake({
+    where: 'trainer.devices',
+    problem: 'it takes every GPU, and this run computes on none',
+    expected: 'a number of processes, or a GPU',
+    found: String(trainer.devices),
+    fix: 'set trainer.devices=1',
+  });
 }
 
 /** A launcher that is gone cannot end its ranks: they end by themselves, at the next turn of the event loop. */
@@ -119,9 +144,10 @@ export function tellNews(news: RankNews): void {
 /**
  * Leaves it to the launcher to tell this failure, once for all ranks; false when there is no launcher of ours.
  * @param lost another rank is the cause
+ * @param named and the text says which
  */
-export function tellLauncher(failed: string, lost: boolean): boolean {
+export function tellLauncher(failed: string, lost: boolean, named = false): boolean {
   if (!isLaunched() || !process.send || !process.connected) return false;
-  const message: RankFailure = { failed, lost };
+  const message: RankFailure = { failed, lost, named };
   return process.send(message);
 }

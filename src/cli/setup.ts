@@ -19,10 +19,11 @@ async function setup(): Promise<void> {
   const say = (line: string) => console.error(line);
   await buildJpeg(say, { again: true });
   const { path, libtorch } = await ensureAddon(say);
-  const { torch, cuda, cpuCapability } = loadNative().versions();
+  const { torch, cuda, gpus, nccl, cpuCapability } = loadNative().versions();
+  const devices = cuda ? `, ${gpus} GPU${gpus === 1 ? '' : 's'}, with${nccl ? '' : 'out'} NCCL` : '';
   console.log(`LibTorch  ${libtorch.version} in ${libtorch.root} (${libtorch.source})`);
   console.log(`addon     ${path}`);
-  console.log(`loads     torch ${torch}, CPU ${cpuCapability}${cuda ? ', CUDA' : ''}`);
+  console.log(`loads     torch ${torch}, CPU ${cpuCapability}${devices}`);
   const jpeg = loadJpeg();
   console.log(
     `JPEGs     ${jpeg ? `libjpeg-turbo ${jpeg.version}` : 'sharp; faster once the headers of libjpeg-turbo are installed'}`,

@@ -5,13 +5,14 @@ import { Writable } from 'node:stream';
 import { type Command, Option } from 'commander';
 import type { Composed, NevaConfig } from '../config/index.ts';
 import { isUserError } from '../errors.ts';
+import { takeLock } from '../lock.ts';
 import type { Report } from '../report/report.ts';
 import type { RunFolder } from '../report/run_folder.ts';
 import { packageRoot } from '../root.ts';
 import { faultIsIn } from './fault.ts';
 import { addConfigFlags, checkRules, composeOrShow, flagWords, tellNotices } from './hydra.ts';
 import type { SweepFlags } from './multirun.ts';
-import { isLaunched, joinRanks, launchRanks, ownPlace, tellNews } from './ranks.ts';
+import { isLaunched, joinRanks, launchRanks, ownPlace, ranksHere, tellNews } from './ranks.ts';
 import { isDemo, reduceDemo } from './reduced.ts';
 import { onStopSignals, STOPPED } from './stop.ts';
 
@@ -55,14 +56,15 @@ async function start(stage: Stage, overrides: string[], flags: Flags): Promise<v
   const words = [stage, ...flagWords(flags), ...overrides];
   const { trainer } = composed.config;
   const place = ownPlace(trainer);
-  if (place === null && !isLaunched() && (trainer.devices > 1 || trainer.max_restarts > 0)) {
-    if (trainer.devices > 1) {
+  const devices = place === null && !isLaunched() ? await ranksHere(trainer) : 1;
+  if (place === null && !isLaunched() && (devices > 1 || trainer.max_restarts > 0)) {
+    if (devices > 1) {
       const { ensureAddon } = await import('../engine/torch/build.ts');
       // Before the ranks start, or each of them would build it.
       await ensureAddon(say);
     }
     const folder = flags.jobFolder === undefined ? [] : ['--job-folder', flags.jobFolder];
-    process.exitCode = await launchRanks(trainer, [...words, ...folder], say);
+    process.exitCode = await launchRanks({ ...trainer, devices }, [...words, ...folder], say);
     return;
   }
   if ((place?.rank ?? 0) === 0) {
@@ -103,7 +105,10 @@ async function trainStage(
 
   const group = await joinRanks(place, trainer);
   const folders = await import('../report/run_folder.ts');
-  const run = group.share(leads ? folders.openRunFolder(folderOptions(config)) : null, 'rank 0 to open the run folder');
+  const own = leads ? folders.openRunFolder(folderOptions(config)) : null;
+  // A second run in this folder would go on from the same checkpoint, and write the same files.
+  const lock = own && (await takeLock(join(own.dir, 'run.lock'), 'a run goes on'));
+  const run = group.share(own, 'rank 0 to open the run folder');
   tellNews({ folder: run.dir });
   // On a machine that does not share rank 0's disk, for the log.
   if (!leads) mkdirSync(run.dir, { recursive: true });
@@ -141,6 +146,7 @@ async function trainStage(
   } finally {
     stop.release();
     await close();
+    lock?.release();
   }
 }
 

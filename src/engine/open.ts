@@ -42,12 +42,22 @@ async function torchOrReason({ engine }: EngineChoice, say: (line: string) => vo
   }
 }
 
-/** Opens the engine; asking for what is not there is a user error. `auto` is for `chooseEngine` to decide. */
-export async function openEngine(choice: EngineChoice): Promise<Engine> {
-  return choice.engine === 'tfjs' ? openTfjs(choice) : openTorch(choice);
+/**
+ * Opens the engine; asking for what is not there is a user error. `auto` is for `chooseEngine` to decide.
+ * @param gpu number of the GPU, where it is one that is computed on
+ */
+export async function openEngine(choice: EngineChoice, gpu = 0): Promise<Engine> {
+  return choice.engine === 'tfjs' ? openTfjs(choice) : openTorch(choice, gpu);
 }
 
-async function openTorch({ accelerator, precision, num_threads: threads }: EngineChoice): Promise<Engine> {
+/** With LibTorch loaded: a GPU is there, and not declined. */
+export async function computesOnGpu({ engine, accelerator }: EngineChoice): Promise<boolean> {
+  if (engine === 'tfjs' || accelerator === 'cpu') return false;
+  const { loadNative } = await import('./torch/native.ts');
+  return loadNative().versions().cuda;
+}
+
+async function openTorch({ accelerator, precision, num_threads: threads }: EngineChoice, gpu: number): Promise<Engine> {
   const { loadNative } = await import('./torch/native.ts');
   const { TorchEngine } = await import('./torch/engine.ts');
   const { cuda, torch } = loadNative().versions();
@@ -56,7 +66,7 @@ async function openTorch({ accelerator, precision, num_threads: threads }: Engin
       `trainer.accelerator=gpu: torch ${torch} sees no GPU here; install its CUDA build, or set trainer.accelerator=cpu`,
     );
   }
-  const device = cuda && accelerator !== 'cpu' ? 'cuda:0' : 'cpu';
+  const device = cuda && accelerator !== 'cpu' ? `cuda:${gpu}` : 'cpu';
   if (precision === 'tf32' && device === 'cpu') {
     throw mistake({
       where: 'trainer.precision=tf32',
@@ -65,7 +75,10 @@ async function openTorch({ accelerator, precision, num_threads: threads }: Engin
       fix: 'set trainer.precision=32 for the same weights in full float32',
     });
   }
-  if (device !== 'cpu') loadNative().setTf32(precision === 'tf32');
+  if (device !== 'cpu') {
+    loadNative().setGpu(gpu);
+    loadNative().setTf32(precision === 'tf32');
+  }
   return new TorchEngine({ device, threads });
 }
 

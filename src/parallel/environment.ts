@@ -43,6 +43,22 @@ export function readPlace(env: Variables): Place | null {
   return place;
 }
 
+/**
+ * Which of this machine's GPUs is the rank's: number LOCAL_RANK of those that it sees (`visible`), or the only one, where srun or
+ * mpirun have given each rank one of its own.
+ */
+export function gpuOf({ localRank, localWorld, launcher }: Place, visible: number): number {
+  if (localWorld <= visible) return localRank;
+  if (visible === 1 && (launcher === 'Slurm' || launcher === 'Open MPI')) return 0;
+  throw mistake({
+    where: 'trainer.devices',
+    problem: 'there are fewer GPUs on this machine than ranks; each computes on one of its own',
+    expected: `at most ${visible} (CUDA_VISIBLE_DEVICES counts)`,
+    found: `${localWorld} ranks`,
+    fix: 'start fewer, or compute on the CPU: trainer.accelerator=cpu',
+  });
+}
+
 function fromTorchrun(env: Variables): Place | null {
   if (env.RANK === undefined || env.WORLD_SIZE === undefined) return null;
   const world = count(env, 'WORLD_SIZE');

@@ -19,6 +19,8 @@ export interface Work {
 export interface Group {
   readonly rank: number;
   readonly size: number;
+  /** The GPU that this rank computes on, among those of its machine; null on a CPU. */
+  readonly gpu: number | null;
   /** What the run is at, for messages: `step 12`. */
   during: string;
   /** Replaces each tensor by its sum over the ranks; all of them travel as one message. */
@@ -60,9 +62,13 @@ const traffic = (counts: readonly number[]): Traffic =>
 
 /** Another rank ended, hangs, or called other collectives: a consequence, the cause is to be looked for there. */
 export class LostRanks extends Error {
-  constructor(message: string, options?: ErrorOptions) {
+  /** The message says which ranks, and what they are at. */
+  readonly named: boolean;
+
+  constructor(message: string, options: ErrorOptions & { named?: boolean } = {}) {
     super(message, options);
     this.name = 'LostRanks';
+    this.named = options.named ?? true;
   }
 }
 
@@ -72,6 +78,7 @@ const DONE: Work = { done: true, wait() {} };
 export const ALONE: Group = {
   rank: 0,
   size: 1,
+  gpu: null,
   during: '',
   allReduce: () => DONE,
   broadcast: () => DONE,
@@ -100,21 +107,21 @@ function copied(input: Tensor, output: Tensor): Work {
 
 /**
  * Joins the other ranks of `place`; returns when all are there. No rank waits longer than `timeoutSeconds`, for the others
- * to join or within a collective.
+ * to join or within a collective. Tensors on the CPU travel through Gloo, those on GPU number `gpu` through NCCL.
  */
-export async function joinGroup(place: Place, timeoutSeconds: number, env: Variables = {}): Promise<Group> {
+export async function joinGroup(
+  place: Place,
+  timeoutSeconds: number,
+  env: Variables = {},
+  gpu: number | null = null,
+): Promise<Group> {
   const { masterAddress, masterPort, rank, world } = place;
   const networkInterface = env.GLOO_SOCKET_IFNAME ?? '';
   const address = networkInterface === '' ? await addressTowards(masterAddress, masterPort) : '';
   const who = `rank ${rank} of ${world} on ${hostname()}`;
-  const meeting = { place, who, timeout: Math.round(timeoutSeconds * 1000), address, networkInterface };
-  return new NativeGroup(
-    rank,
-    world,
-    meeting,
-    { during: 'the beginning', groups: new Map() },
-    open(meeting, rank, world, ''),
-  );
+  const meeting = { place, who, timeout: Math.round(timeoutSeconds * 1000), address, networkInterface, gpu };
+  const number = open(meeting, rank, world, '', 'all ranks');
+  return new NativeGroup(rank, world, meeting, { during: 'the beginning', groups: new Map() }, number);
 }
 
 /**
@@ -126,7 +133,7 @@ export function subgroup(world: Group, ranks: readonly number[], name: string, a
   if (size === 1) return ALONE;
   if (size === world.size && !apart) return world;
   if (!(world instanceof NativeGroup)) throw new Error('a process by itself has no groups');
-  return world.part(ranks, `${name}-${ranks.join('-')}/`);
+  return world.part(ranks, name);
 }
 
 /** How the ranks of a run find one another. */
@@ -136,15 +143,28 @@ interface Meeting {
   timeout: number;
   address: string;
   networkInterface: string;
+  gpu: number | null;
 }
 
-function open(meeting: Meeting, rank: number, size: number, name: string): number {
-  const { place, who, timeout, address, networkInterface } = meeting;
+function open(meeting: Meeting, rank: number, size: number, keys: string, name: string): number {
+  const { place, who, timeout, address, networkInterface, gpu } = meeting;
   const { masterAddress, masterPort, prefix } = place;
-  const server = place.server && name === '';
-  const key = `${prefix}${name}`;
-  return lostIn(who, `the ranks to meet at ${masterAddress}:${masterPort}`, () =>
-    native().openGroup(masterAddress, masterPort, rank, size, timeout, server, key, address, networkInterface, who),
+  const server = place.server && keys === '';
+  return lostIn(meeting, `the ranks to meet at ${masterAddress}:${masterPort}`, () =>
+    native().openGroup(
+      masterAddress,
+      masterPort,
+      rank,
+      size,
+      timeout,
+      server,
+      `${prefix}${keys}`,
+      address,
+      networkInterface,
+      who,
+      gpu ?? -1,
+      name,
+    ),
   );
 }
 
@@ -170,21 +190,29 @@ class NativeGroup implements Group {
     this.#moment = moment;
   }
 
+  get gpu(): number | null {
+    return this.#meeting.gpu;
+  }
+
   get during(): string {
     return this.#moment.during;
   }
 
   set during(what: string) {
     this.#moment.during = what;
+    native().moment(what);
   }
 
   part(ranks: readonly number[], name: string): Group {
     const rank = ranks.indexOf(this.rank);
     // The store keeps the addresses of earlier groups: no two may have the same keys.
     const { groups } = this.#moment;
-    const earlier = groups.get(name) ?? 0;
-    groups.set(name, earlier + 1);
-    const number = open(this.#meeting, rank, ranks.length, `${earlier}-${name}`);
+    const own = `${name} ranks ${ranks.join(', ')}`;
+    const earlier = groups.get(own) ?? 0;
+    groups.set(own, earlier + 1);
+    const keys = `${earlier}-${name}-${ranks.join('-')}/`;
+    const shown = earlier > 0 ? `${own} (${earlier + 1})` : own;
+    const number = open(this.#meeting, rank, ranks.length, keys, shown);
     return new NativeGroup(rank, ranks.length, this.#meeting, this.#moment, number);
   }
 
@@ -217,10 +245,17 @@ class NativeGroup implements Group {
   }
 
   sum(values: readonly number[], what: string): number[] {
-    return this.#hostly(Float64Array.from(values), 'float64', (tensor) => {
+    // One number more: ranks whose messages differ, though no wait was in vain, have computed something else.
+    const digest = native().digest(this.number);
+    const sums = this.#hostly(Float64Array.from([...values, digest]), 'float64', (tensor) => {
       this.allReduce([tensor], what).wait();
       return [...new Float64Array(native().readBytes(tensor.handle))];
     });
+    if (sums.pop() !== digest * this.size) {
+      const found = `${this.#meeting.who} found, waiting for ${what}, at ${this.during}`;
+      throw new LostRanks(`${found}, that the ranks have taken part in different messages: ${native().others()}`);
+    }
+    return sums;
   }
 
   share<T>(value: T | null, what: string): T {
@@ -256,7 +291,7 @@ class NativeGroup implements Group {
   explain(error: unknown): unknown {
     if (!(error instanceof Error)) return error;
     const [, waited, reason = ''] = /\[collective\] (.*)\n([\s\S]*)/.exec(error.message) ?? [];
-    return waited === undefined ? error : lost(`${waited}, at ${this.during}`, reason, error);
+    return waited === undefined ? error : lost(this.#meeting, `${waited}, at ${this.during}`, reason, error);
   }
 
   traffic(): Traffic {
@@ -269,13 +304,12 @@ class NativeGroup implements Group {
 
   #start(what: string, begin: (group: number) => number): Work {
     const waited = `${what}, at ${this.during}`;
-    const { who } = this.#meeting;
-    const work = lostIn(who, waited, () => begin(this.number));
+    const work = lostIn(this.#meeting, waited, () => begin(this.number));
     return {
       get done() {
         return native().workDone(work);
       },
-      wait: () => lostIn(who, waited, () => native().waitWork(work)),
+      wait: () => lostIn(this.#meeting, waited, () => native().waitWork(work, what)),
     };
   }
 
@@ -293,20 +327,23 @@ class NativeGroup implements Group {
 const handle = (tensor: Tensor): Handle => torchTensor(tensor).handle;
 
 /** Runs what waits for other ranks; what LibTorch throws there becomes LostRanks with who waited for what. */
-function lostIn<R>(who: string, what: string, body: () => R): R {
+function lostIn<R>(meeting: Meeting, what: string, body: () => R): R {
   try {
     return body();
   } catch (error) {
     if (!(error instanceof Error) || error instanceof TypeError) throw error;
-    throw lost(`${who} waited for ${what}`, error.message, error);
+    throw lost(meeting, `${meeting.who} waited for ${what}`, error.message, error);
   }
 }
 
-function lost(waited: string, reason: string, cause: Error): LostRanks {
+function lost({ place }: Meeting, waited: string, reason: string, cause: Error): LostRanks {
   // Gloo's messages begin with a place in its source and end with advice.
   const [first = ''] = reason.split('\n', 1);
   const short = first.replace(/^\[[^\]]*\.\w+:\d+\] /, '').replace(/ This is typically caused.*$/, '');
-  // One that timed out closes the connections, and those under way beside it end with that.
-  const words = /time(?:d )?out/i.test(short) ? `nothing came in time (${short})` : short;
-  return new LostRanks(`${waited}: ${words}`, { cause });
+  const inVain = /time(?:d )?out/i.test(short);
+  // One that timed out closes the connections, and others end with that: it looks for the cause, and the rank that speaks for all.
+  if (!inVain && place.rank > 0) return new LostRanks(`${waited}: ${short}`, { cause, named: false });
+  const words = inVain ? `nothing came in time (${short})` : short;
+  const others = native().others();
+  return new LostRanks(`${waited}: ${words}${others && `; ${others}`}`, { cause, named: others !== '' });
 }

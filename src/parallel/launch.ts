@@ -32,6 +32,8 @@ export interface RankFailure {
   failed: string;
   /** Another rank is the cause. */
   lost: boolean;
+  /** And the text says which. */
+  named?: boolean;
 }
 
 /** What a rank tells its launcher while all is well; the launcher keeps the last that it heard of each. */
@@ -170,10 +172,10 @@ async function runOnce(options: LaunchOptions, news: RankNews, stop: Stop): Prom
 const isOrderly = ({ code, signal }: Ended, stopping: boolean) =>
   code === 0 || code === STOPPED || (stopping && signal === 'SIGTERM');
 
-/** Mistakes first, then ranks that were killed, then those that failed of their own, then those that lost another. */
+/** Mistakes first, then ranks that were killed, that failed of their own, that know which other failed, that lost another. */
 function causeOf(failures: readonly Ended[]): Ended {
   const weight = ({ code, signal, failure }: Ended) =>
-    code === MISTAKE ? 0 : signal !== null ? 1 : failure?.lost ? 3 : 2;
+    code === MISTAKE ? 0 : signal !== null ? 1 : !failure?.lost ? 2 : failure.named ? 3 : 4;
   return failures.reduce((best, each) => (weight(each) < weight(best) ? each : best));
 }
 

@@ -25,6 +25,8 @@ export interface Setting {
   sharded: boolean;
   /** Gradients are summed over the ranks while the backward pass goes on. */
   overlap: boolean;
+  /** Of a gradient's element on its way to the other ranks: optim.grad_sync_dtype. */
+  gradientBytes: 2 | 4;
   flash: boolean;
   recompute: { granularity: 'full' | 'selective' | null; method: 'uniform' | 'block'; layers: number };
   /** Records. */
@@ -72,6 +74,7 @@ export function settingOf(
     remainders: optim.store_param_remainders,
     sharded,
     overlap: sharded ? optim.overlap_grad_sync : m.async_grad_allreduce,
+    gradientBytes: optim.grad_sync_dtype === 'bf16' ? 2 : 4,
     flash: m.use_flash_attention,
     recompute: {
       granularity: m.activations_checkpoint_granularity,

@@ -25,12 +25,7 @@ export interface StepTime {
   flops: number;
 }
 
-/** @param gradientBytes of a summand on its way to the other ranks: neva sums in float32 */
-export function predictTime(
-  setting: Setting,
-  hardware: Hardware,
-  { micro = typicalMicro(setting), gradientBytes = 4 }: { micro?: MicroSize; gradientBytes?: number } = {},
-): StepTime {
+export function predictTime(setting: Setting, hardware: Hardware, micro: MicroSize = typicalMicro(setting)): StepTime {
   const { shape, trains, tensor: N, layout, data, precision } = setting;
   const stages = layout.length;
   const steps = microBatches(setting);
@@ -69,7 +64,7 @@ export function predictTime(
   const trained = Math.max(...layout.map((_, s) => stageWeights(counts, setting, stageOf(layout, s)).trained));
   const sharded = setting.sharded && data > 1;
   const ring = (data - 1) / data / dataRate(setting, hardware);
-  const gradients = gradientBytes * (sharded ? 1 : 2) * trained * ring;
+  const gradients = setting.gradientBytes * (sharded ? 1 : 2) * trained * ring;
   const backward = (compute + tensor) * (1 - forward / Math.max(llm + again, forward));
   const exposed = Math.max(0, gradients - (setting.overlap ? backward : 0)) + (sharded ? w * trained * ring : 0);
 

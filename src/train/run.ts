@@ -43,7 +43,7 @@ export async function train(
   group: Group = ALONE,
 ): Promise<TrainResult> {
   refuseUnsupported(config);
-  const engine = await openEngine(config.trainer);
+  const engine = await openEngine(config.trainer, group.gpu ?? 0);
   const { tensor_model_parallel_size: tp, pipeline_model_parallel_size: pp } = config.model;
   const ranks = openRanks(group, makeMesh(group.size, tp, pp));
   const assembled = assemble(engine, config, ranks);

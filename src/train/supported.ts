@@ -33,10 +33,6 @@ export function unsupported({ trainer, model, exp_manager: { ema } }: NevaConfig
       'model.optim.store_param_remainders: a sharded optimizer keeps whole main weights; set it to false, or model.optim.name=fused_adam',
     ],
     [
-      trainer.devices < 1,
-      `trainer.devices=${trainer.devices}: several GPUs are not built yet; say how many processes, as trainer.devices=1`,
-    ],
-    [
       tfjs && trainer.devices > 1,
       `trainer.devices=${trainer.devices}: ${alone}; set trainer.devices=1, or trainer.engine=torch`,
     ],

@@ -163,3 +163,32 @@ test('SIGTERM lets the running job save and ends the sweep; started again it goe
     );
   }
 });
+
+test('of two sweeps of one folder at once, the second is refused and says who runs the first', async () => {
+  const args = sweep('twice', 'trainer.max_steps=100000', 'optim.lr=1e-3,2e-3');
+  const first = spawn(process.execPath, nevaArgs(args), { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] });
+  let text = '';
+  await new Promise<void>((resolve) => {
+    first.stderr.on('data', (piece) => {
+      text += piece;
+      if (/^pretrain +1\//m.test(text)) resolve();
+    });
+    first.once('close', () => resolve());
+  });
+  const second = neva(args, { cwd: folder });
+  assert.equal(second.status, 2, second.stderr);
+  assert.match(second.stderr, new RegExp(`sweep\\.lock: a sweep runs .*\\n.*process ${first.pid} on `));
+  // A run in the folder of the job that goes on is refused as well.
+  const [job] = readdirSync(sweepFolder('twice')).filter((name) => name.startsWith('lr='));
+  const inside = `exp_manager.explicit_log_dir='${join(sweepFolder('twice'), job!)}'`;
+  const single = neva(
+    ['pretrain', ...tiny, inside, 'exp_manager.resume_if_exists=true', 'exp_manager.resume_ignore_no_checkpoint=true'],
+    { cwd: folder },
+  );
+  assert.equal(single.status, 2, single.stderr);
+  assert.match(single.stderr, /run\.lock: a run goes on in this folder already/);
+  first.kill('SIGTERM');
+  const [status] = await once(first, 'close');
+  assert.equal(status, 143, text);
+  assert.equal(existsSync(join(sweepFolder('twice'), 'sweep.lock')), false);
+});

@@ -28,6 +28,21 @@ test('--json has the same numbers, and says that it does not fit', () => {
   assert.ok(plan.step.total > 0 && plan.longest.peak > plan.memory.peak);
 });
 
+test('gradients that are summed in bf16 halve the time of their messages', () => {
+  const exposed = (dtype: string) => {
+    const words = [
+      'plan',
+      ...LARGE,
+      'model.async_grad_allreduce=false',
+      `model.optim.grad_sync_dtype=${dtype}`,
+      '--json',
+    ];
+    return JSON.parse(neva(words, { env }).stdout).step.data as number;
+  };
+  assert.ok(exposed('fp32') > 0);
+  assert.ok(Math.abs(exposed('fp32') / exposed('bf16') - 2) < 1e-6);
+});
+
 test('without arguments it plans the demo; flags change what is assumed of the data', () => {
   const plain = JSON.parse(neva(['plan', '--json'], { env }).stdout);
   assert.equal(plain.stage, 'pretrain');

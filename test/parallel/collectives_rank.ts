@@ -3,22 +3,53 @@ import assert from 'node:assert/strict';
 import type { DType } from '../../src/engine/engine.ts';
 import { readPlace } from '../../src/parallel/environment.ts';
 import { joinGroup, LostRanks } from '../../src/parallel/group.ts';
-import { torchEngine } from '../support/torch.ts';
+import { testGpu, torchEngine } from '../support/torch.ts';
 
 const [mode = ''] = process.argv.slice(2);
 const engine = torchEngine();
-const group = await joinGroup(readPlace(process.env)!, mode === '' ? 60 : 2, process.env);
+const env = process.env;
+// One rank is no rank by its variables; here it is a group of one, which on a GPU is NCCL's.
+const place =
+  env.WORLD_SIZE === '1'
+    ? { ...readPlace({ ...env, WORLD_SIZE: '2', LOCAL_WORLD_SIZE: '2' })!, world: 1, localWorld: 1 }
+    : readPlace(env)!;
+const group = await joinGroup(place, mode === '' ? 60 : 2, env, testGpu);
 const { rank, size } = group;
 const ranks = Array.from({ length: size }, (_, r) => r);
 const vector = (values: number[], dtype: DType = 'float32') =>
   engine.tensor(Float32Array.from(values), [values.length], dtype);
 const total = (of: (r: number) => number) => ranks.reduce((sum, r) => sum + of(r), 0);
 
+const pids = mode === '' ? [] : group.gather(process.pid, 'process ids');
+if (mode !== '') group.during = 'step 7';
+
 if (mode === '') everyCollective();
 else if (rank === 1 && mode === 'die') process.kill(process.pid, 'SIGKILL');
-else if (rank === 1 && mode === 'hang') await new Promise((resolve) => setTimeout(resolve, 4000));
-else {
-  group.during = 'step 7';
+else if (rank === 1 && mode === 'hang') await new Promise((resolve) => setTimeout(resolve, 7000));
+else if (rank === 1 && mode === 'stop') {
+  // After its next post.
+  await new Promise((resolve) => setTimeout(resolve, 700));
+  process.kill(process.pid, 'SIGSTOP');
+} else if (mode === 'sizes') group.allReduce([vector(rank === 0 ? [1] : [1, 2])], 'a sum').wait();
+else if (mode === 'unnoticed') {
+  // Both come to an end, each with something else.
+  group.allReduce([rank === 0 ? vector([1]) : engine.tensor(Int32Array.of(1), [1])], 'a sum').wait();
+  assert.throws(
+    () => group.sum([1], 'a number'),
+    (error: Error) => {
+      console.log(error.message);
+      return error instanceof LostRanks;
+    },
+  );
+} else if (rank === 1 && mode === 'other') {
+  assert.throws(
+    () => group.broadcast(vector([1]), 0, 'a value').wait(),
+    (error: Error) => {
+      console.log(error.message);
+      return error instanceof LostRanks;
+    },
+  );
+} else {
   const began = performance.now();
   assert.throws(
     () => group.allReduce([vector([1])], 'a sum').wait(),
@@ -27,6 +58,7 @@ else {
       return error instanceof LostRanks;
     },
   );
+  if (mode === 'stop') process.kill(pids[1]!, 'SIGKILL');
 }
 
 function everyCollective(): void {
@@ -68,11 +100,14 @@ function everyCollective(): void {
 
   assert.throws(() => group.reduceScatter(vector([1]), vector([0, 0]), 'parts'), /float32\[1\] does not make \d parts/);
 
-  const box = vector([rank]);
-  const next = vector([0]);
-  const works2 = [group.send(box, (rank + 1) % size, 'a box'), group.receive(next, (rank + size - 1) % size, 'a box')];
-  for (const work of works2) work.wait();
-  assert.equal(engine.item(next), (rank + size - 1) % size);
+  if (size > 1) {
+    const box = vector([rank]);
+    const next = vector([0]);
+    const to = group.send(box, (rank + 1) % size, 'a box');
+    const from = group.receive(next, (rank + size - 1) % size, 'a box');
+    for (const work of [to, from]) work.wait();
+    assert.equal(engine.item(next), (rank + size - 1) % size);
+  }
 
   group.barrier('all');
   assert.deepEqual(group.sum([0.1 * (rank + 1), 1], 'numbers')[1], size);

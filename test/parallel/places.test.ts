@@ -1,7 +1,7 @@
 /** Ranks out of environments, and the mesh that they form. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { firstNode, localTasks, readPlace } from '../../src/parallel/environment.ts';
+import { firstNode, gpuOf, localTasks, readPlace } from '../../src/parallel/environment.ts';
 import { coordinatesOf, makeMesh, meshTable, rankOf, ranksAlong } from '../../src/parallel/mesh.ts';
 
 test('torchrun, and PyTorchJob without local ranks', () => {
@@ -90,4 +90,18 @@ test("the mesh has Megatron's order: tensor innermost, then data, then pipeline"
   assert.throws(() => makeMesh(6, 4, 1), /6 ranks cannot be shared out/);
   const seats = Array.from({ length: 2 }, () => ({ host: 'n1', device: 'cpu' }));
   assert.deepEqual(meshTable(makeMesh(2, 1, 1), seats).slice(-1), ['   1  n1    cpu            0         1         0']);
+});
+
+test("a rank's GPU is the one of its number, or the only one that its launcher shows it", () => {
+  const place = (localRank: number, localWorld: number, launcher: 'neva' | 'Slurm') => ({
+    ...readPlace({ RANK: '0', WORLD_SIZE: '4', MASTER_ADDR: 'a', MASTER_PORT: '9' })!,
+    localRank,
+    localWorld,
+    launcher,
+  });
+  assert.equal(gpuOf(place(3, 4, 'neva'), 4), 3);
+  assert.equal(gpuOf(place(0, 1, 'neva'), 8), 0);
+  assert.equal(gpuOf(place(3, 4, 'Slurm'), 1), 0);
+  assert.throws(() => gpuOf(place(1, 2, 'neva'), 1), /fewer GPUs.*\n.*at most 1[\s\S]*found: *2 ranks/);
+  assert.throws(() => gpuOf(place(1, 3, 'Slurm'), 2), /fewer GPUs/);
 });

@@ -68,6 +68,7 @@ const BASE: Setting = {
   remainders: false,
   sharded: false,
   overlap: true,
+  gradientBytes: 4,
   flash: true,
   recompute: { granularity: null, method: 'uniform', layers: 1 },
   microBatch: 4,

@@ -90,6 +90,7 @@ export function rowSetting({ model, stage, nodes, gbs }: Row): Setting {
     remainders: false,
     sharded: false,
     overlap: true,
+    gradientBytes: 2,
     flash: true,
     recompute: { granularity: null, method: 'uniform', layers: 1 },
     microBatch: stage === 'pretrain' ? 32 : 4,
@@ -103,5 +104,5 @@ export function rowSetting({ model, stage, nodes, gbs }: Row): Setting {
 
 /** Predicted over published global batches/s. */
 export function ratio(row: Row): number {
-  return 1 / predictTime(rowSetting(row), hardwareOf(row.hardware, null), { gradientBytes: 2 }).total / row.batches;
+  return 1 / predictTime(rowSetting(row), hardwareOf(row.hardware, null)).total / row.batches;
 }

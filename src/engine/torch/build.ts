@@ -72,6 +72,15 @@ function planBuild({ libtorch, nativeDir, buildDir, env = process.env }: BuildOp
     `-I${native}`,
     // -isystem: the warnings of torch's headers are not ours.
     ...[...libtorch.includeDirs, nodeHeaders].flatMap((folder) => ['-isystem', folder]),
+    // Our stand-ins for headers that torch's mention come after all real ones.
+    ...(libtorch.ncclIncludes
+      ? [
+          '-DNEVA_NCCL=1',
+          ...libtorch.ncclIncludes.flatMap((folder) => ['-isystem', folder]),
+          '-idirafter',
+          join(native, 'cuda'),
+        ]
+      : []),
   ];
   const linkFlags = [
     ...(mac ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-fopenmp']),

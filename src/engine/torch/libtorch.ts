@@ -2,7 +2,7 @@
  * Where LibTorch is: `NEVA_LIBTORCH`, the `torch` package of the `python3` on PATH, or the project's own `.libtorch/`,
  * in this order. Python is asked once, for a path; it never imports torch and is not needed after set-up.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { mistake } from '../../errors.ts';
 import { packageRoot } from '../../root.ts';
@@ -21,6 +21,8 @@ export interface LibTorch {
   /** As torch writes it: `2.13.0+cpu`. */
   version: string;
   cuda: boolean;
+  /** Folders with the headers that NCCL needs, for a CUDA build; null where they are not on this machine. */
+  ncclIncludes: string[] | null;
   cxx11Abi: boolean;
   source: 'NEVA_LIBTORCH' | 'python3' | '.libtorch';
 }
@@ -39,7 +41,7 @@ export interface Where {
 const ownFolder = (projectRoot: string) => join(projectRoot, '.libtorch');
 
 /** What stands at `root`, or the reason why it cannot be used. */
-function inspect(root: string, source: LibTorch['source']): LibTorch | string {
+function inspect(root: string, source: LibTorch['source'], env: Environment): LibTorch | string {
   const include = join(root, 'include');
   const libDir = join(root, 'lib');
   const library = process.platform === 'darwin' ? 'libtorch_cpu.dylib' : 'libtorch_cpu.so';
@@ -52,15 +54,35 @@ function inspect(root: string, source: LibTorch['source']): LibTorch | string {
   if (major < OLDEST[0] || (major === OLDEST[0] && minor < OLDEST[1])) {
     return `it is torch ${version}, and neva needs ${OLDEST.join('.')} or newer`;
   }
+  const cuda = existsSync(join(libDir, 'libtorch_cuda.so'));
   return {
     root,
     includeDirs: [include, join(include, 'torch/csrc/api/include')],
     libDir,
     version,
-    cuda: existsSync(join(libDir, 'libtorch_cuda.so')),
+    cuda,
+    ncclIncludes: cuda ? ncclIncludes(root, env) : null,
     cxx11Abi: usesCxx11Abi(root),
     source,
   };
+}
+
+/**
+ * Where `nccl.h` and `cuda_runtime_api.h` are: in NVIDIA's packages beside torch's, whose version torch was built with, or
+ * else in an installed CUDA. Null unless both are found.
+ */
+export function ncclIncludes(root: string, env: Environment, system = ['/usr/local/cuda', '/usr']): string[] | null {
+  const nvidia = join(dirname(root), 'nvidia');
+  const packages = existsSync(nvidia) ? readdirSync(nvidia).map((name) => join(nvidia, name, 'include')) : [];
+  const installed = [env.NCCL_HOME, env.CUDA_HOME, env.CUDA_PATH, ...system].flatMap((home) =>
+    home ? [join(home, 'include')] : [],
+  );
+  const found = ['nccl.h', 'cuda_runtime_api.h'].map((header) =>
+    [...packages, ...installed].find((folder) => existsSync(join(folder, header))),
+  );
+  if (found.includes(undefined)) return null;
+  // Other libraries' headers, which torch's mention, may lie in packages of their own.
+  return [...new Set([...(found as string[]), ...packages])];
 }
 
 /** Python's package says it in version.py, the zip of LibTorch in build-version. */
@@ -101,7 +123,7 @@ export function findLibtorch({ env = process.env, projectRoot = packageRoot }: W
   const named = env.NEVA_LIBTORCH;
   if (named) {
     const root = resolve(named);
-    const found = existsSync(root) ? inspect(root, 'NEVA_LIBTORCH') : `${root} does not exist`;
+    const found = existsSync(root) ? inspect(root, 'NEVA_LIBTORCH', env) : `${root} does not exist`;
     if (typeof found !== 'string') return { libtorch: found, passedOver: [] };
     throw mistake({
       where: 'NEVA_LIBTORCH',
@@ -119,7 +141,7 @@ export function findLibtorch({ env = process.env, projectRoot = packageRoot }: W
   ];
   for (const [source, root] of places) {
     if (root === null || !existsSync(root)) continue;
-    const found = inspect(root, source);
+    const found = inspect(root, source, env);
     if (typeof found !== 'string') return { libtorch: found, passedOver };
     passedOver.push(`${root}: ${found}`);
   }
@@ -173,14 +195,14 @@ export async function fetchLibtorch(
       say(`It is a CUDA build: fetching NVIDIA's libraries for it (${libraries.length} packages)`);
       await pip(python, beside, libraries, say, projectRoot);
     }
-    const fetched = inspect(join(beside, 'torch'), '.libtorch');
+    const fetched = inspect(join(beside, 'torch'), '.libtorch', env);
     if (typeof fetched === 'string') throw new Error(`pip installed torch, but ${fetched}`);
     rmSync(target, { recursive: true, force: true });
     renameSync(beside, target);
   } finally {
     rmSync(beside, { recursive: true, force: true });
   }
-  const libtorch = inspect(join(target, 'torch'), '.libtorch');
+  const libtorch = inspect(join(target, 'torch'), '.libtorch', env);
   if (typeof libtorch === 'string') throw new Error(libtorch);
   return libtorch;
 }

@@ -34,7 +34,10 @@ export interface Native {
   /** What `neva::flash_attention` takes on this processor. */
   flashDtypes(): string[];
 
-  versions(): { torch: string; cuda: boolean; cpuCapability: string };
+  /** `cuda`: a GPU can be computed on; `gpus`: how many; `nccl`: ranks on GPUs can talk to one another. */
+  versions(): { torch: string; cuda: boolean; gpus: number; nccl: boolean; cpuCapability: string };
+  /** The GPU that this process computes on, from 0. */
+  setGpu(index: number): void;
   setThreads(count: number): void;
   /** Float32 products of a GPU in TF32 (10 bits of mantissa), convolutions included. */
   setTf32(on: boolean): void;
@@ -55,6 +58,8 @@ export interface Native {
     address: string,
     networkInterface: string,
     who: string,
+    gpu: number,
+    name: string,
   ): number;
   closeGroup(group: number): void;
   allReduce(group: number, tensors: Handle[]): number;
@@ -67,7 +72,14 @@ export interface Native {
   /** Messages and bytes of each kind, in turn. */
   traffic(group: number): number[];
   workDone(work: number): boolean;
-  waitWork(work: number): void;
+  /** `what` is waited for. */
+  waitWork(work: number, what: string): void;
+  /** Of all messages of the group so far: ranks whose digests differ have parted. */
+  digest(group: number): number;
+  /** What the run is at: other ranks can see it. */
+  moment(text: string): void;
+  /** What keeps the other ranks, as far as it can be known; '' where it cannot. Takes some seconds. */
+  others(): string;
 
   // Collectives that can be differentiated; see native/tensor_parallel.h.
   tpEnter(group: number, x: Handle): Handle;
@@ -77,7 +89,7 @@ export interface Native {
   tpCrossEntropy(group: number, logits: Handle, targets: Handle, first: number): Handle;
 
   memory(): { bytes: number; peakBytes: number; cachedBytes: number };
-  /** Of the first GPU; null where there is none, or LibTorch does not tell. */
+  /** Of the GPU that this process computes on; null where there is none, or LibTorch does not tell. */
   deviceMemory(): { bytes: number; peakBytes: number } | null;
   resetPeakMemory(): void;
 }

@@ -30,6 +30,7 @@ function emptyLibTorch(): LibTorch {
     libDir,
     version: '2.13.0+test',
     cuda: false,
+    ncclIncludes: null,
     cxx11Abi: true,
     source: 'python3',
   };

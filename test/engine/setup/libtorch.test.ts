@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { cudaRequirements, fetchLibtorch, findLibtorch } from '../../../src/engine/torch/libtorch.ts';
+import { cudaRequirements, fetchLibtorch, findLibtorch, ncclIncludes } from '../../../src/engine/torch/libtorch.ts';
 import { isUserError } from '../../../src/errors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-libtorch-'));
@@ -134,4 +134,21 @@ Requires-Dist: nvidia-extra==1; extra == "more"
     'nvidia-cudnn-cu13==9.19.0.56; platform_system == "Linux"',
     'cuda-toolkit[cublas,cudart]==13.0.2; platform_system == "Linux"',
   ]);
+});
+
+test("NCCL's headers: beside torch first, then in an installed CUDA; none unless both are there", () => {
+  const site = join(folder, 'cuda-site');
+  const root = makeTorch(join(site, 'torch'), '2.13.0+cu130', { cuda: true });
+  const header = (name: string, ...path: string[]) => {
+    mkdirSync(join(...path, 'include'), { recursive: true });
+    writeFileSync(join(...path, 'include', name), '');
+    return join(...path, 'include');
+  };
+  const cuda = header('nccl.h', folder, 'cuda');
+  assert.equal(ncclIncludes(root, { CUDA_HOME: join(folder, 'cuda') }, []), null);
+  header('cuda_runtime_api.h', folder, 'cuda');
+  assert.deepEqual(ncclIncludes(root, { CUDA_HOME: join(folder, 'cuda') }, []), [cuda]);
+  const own = header('nccl.h', site, 'nvidia/nccl');
+  assert.deepEqual(ncclIncludes(root, {}, [join(folder, 'cuda')]), [own, cuda]);
+  assert.deepEqual(findLibtorch({ env: { NEVA_LIBTORCH: root } }).libtorch!.ncclIncludes?.[0], own);
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { DType, Parameter, Tensor } from '../../../src/engine/engine.ts';
 import { assertClose } from '../../support/allclose.ts';
-import { torchEngine } from '../../support/torch.ts';
+import { float32Bound, torchEngine } from '../../support/torch.ts';
 
 const engine = torchEngine(3);
 const [B, T, K, N] = [2, 96, 256, 512]; // 2·B·T·K·N = 5e7, above the threshold
@@ -48,11 +48,11 @@ for (const bias of [true, false]) {
     test(`${bias ? 'with' : 'without'} bias, weights ${trains ? 'learn' : 'are frozen'}`, () => {
       const [got, want] = [run('float32', { bias, trains }), run('float64', { bias, trains })];
       assert.deepEqual(got.shape, [B, T, K]);
-      assertClose(got.y, want.y, { relative: 2e-6 }, 'y');
-      assertClose(got.dx, want.dx, { relative: 2e-6 }, 'dx');
+      assertClose(got.y, want.y, { relative: float32Bound }, 'y');
+      assertClose(got.dx, want.dx, { relative: float32Bound }, 'dx');
       for (const name of ['dw', 'db'] as const) {
         assert.equal(got[name] === null, !trains || (name === 'db' && !bias));
-        if (got[name]) assertClose(got[name], want[name]!, { relative: 2e-6 }, name);
+        if (got[name]) assertClose(got[name], want[name]!, { relative: float32Bound }, name);
       }
     });
   }

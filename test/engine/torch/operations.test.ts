@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { operationCases, testOperations } from '../../support/operations.ts';
-import { torchEngine } from '../../support/torch.ts';
+import { float32Bound, torchEngine } from '../../support/torch.ts';
 
-testOperations(torchEngine(), operationCases);
+testOperations(torchEngine(), operationCases, float32Bound);
 
 test('every operation of the engine has a case', () => {
   const tested = new Set(operationCases.map(({ op }) => op));
