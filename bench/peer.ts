@@ -11,6 +11,9 @@ export interface Answer {
   /** neva's ready line: operations that a step cannot do without. */
   flops?: number;
   flops_per_s?: number;
+  /** bench/parallel: of a step, within the reduction's own calls, and of these after backward. */
+  reduction_s?: number;
+  waited_s?: number;
 }
 
 export class Peer {
@@ -18,9 +21,9 @@ export class Peer {
   readonly #process: ChildProcess;
   readonly #lines: AsyncIterator<string>;
 
-  constructor(name: string, command: string, args: string[], cwd = process.cwd()) {
+  constructor(name: string, command: string, args: string[], cwd = process.cwd(), env = process.env) {
     this.name = name;
-    this.#process = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'], cwd });
+    this.#process = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'], cwd, env });
     this.#lines = createInterface({ input: this.#process.stdout! })[Symbol.asyncIterator]();
   }
 

@@ -21,6 +21,7 @@ const BENCHMARKS: readonly (readonly [string, string, readonly string[] | null])
     'scaling/run.js',
     ['--steps', '2', '--hidden', '64', '--layers', '1,2', '--batches', '1,2', '--texts', '64,128'],
   ],
+  ['parallel', 'parallel/run.js', ['--tiny', '--steps', '2', '--ranks', '1,2']],
   ['startup', 'startup/run.js', ['--repeats', '1']],
   ['data', 'data/run.js', null],
   ['checkpoint', 'checkpoint/run.js', null],

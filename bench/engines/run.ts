@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { packageRoot } from '../../src/root.ts';
 import { median, Peer } from '../peer.ts';
-import type { StepSpec } from '../step/neva_peer.ts';
+import type { StepSpec } from '../step/model.ts';
 
 const { values: flags } = parseArgs({
   options: {

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { median, Peer } from '../peer.ts';
 import { exponent, writeResult } from '../results.ts';
-import type { StepSpec } from '../step/neva_peer.ts';
+import type { StepSpec } from '../step/model.ts';
 
 const { values: flags } = parseArgs({
   options: {

@@ -14,7 +14,7 @@ import { parseArgs } from 'node:util';
 import { packageRoot } from '../../src/root.ts';
 import { median, Peer } from '../peer.ts';
 import { writeResult } from '../results.ts';
-import type { StepSpec } from './neva_peer.ts';
+import type { StepSpec } from './model.ts';
 
 const { values: flags } = parseArgs({
   options: {

@@ -61,7 +61,7 @@ export function optimizerOver(
     const counts = ({ shard }: Parameter) => group !== ranks.data || shard != null || ranks.leadsTensor;
     // On one rank there is nothing to share out: the two are the same.
     if (sharded && group.size > 1) {
-      const optimizer = new ShardedOptimizer(engine, group, own, options, buckets, counts);
+      const optimizer = new ShardedOptimizer(engine, group, own, options, buckets, counts, remainders);
       return { optimizer, reduction: optimizer as GradientReduction };
     }
     return {

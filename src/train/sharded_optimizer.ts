@@ -17,7 +17,10 @@ import {
 /** This rank's part of a bucket: all float32 (a message may be less), [n] with size·n ≥ the bucket's elements. */
 interface Shard {
   n: number;
-  weights: Tensor;
+  /** Null where the weights are the parameters' own values and `remainder`. */
+  weights: Tensor | null;
+  /** int16 [n]: what bfloat16 values leave of the main weights (store_param_remainders). */
+  remainder: Tensor | null;
   expAvg: Tensor;
   expAvgSq: Tensor;
   /** Between the start of its message and the update. */
@@ -33,7 +36,7 @@ interface Piece {
   /** Within the shard, in elements. */
   start: number;
   end: number;
-  /** As the engine's AdamW takes it; `value` and the moments are views of the shard. */
+  /** As the engine's AdamW takes it: views of the shard, and with remainders of the parameter's value. */
   slice: Parameter;
   state: AdamWState;
 }
@@ -47,6 +50,7 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
   /**
    * Takes over the parameters' float32 weights: `main` is null afterwards.
    * @param counts whose gradients `squares` holds
+   * @param remainders of bfloat16 weights, keep what they leave of the main weights instead of these
    */
   constructor(
     engine: Engine,
@@ -55,18 +59,19 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
     options: OptimizerOptions,
     buckets: BucketOptions,
     counts: (parameter: Parameter) => boolean = () => true,
+    remainders = false,
   ) {
     super(engine, group, parameters, buckets);
     this.#options = options;
     this.#counts = counts;
-    this.#shards = this.contents.map((content) => this.#makeShard(content));
+    this.#shards = this.contents.map((content) => this.#makeShard(content, remainders));
     for (const parameter of parameters) {
       parameter.main?.dispose();
       parameter.main = null;
     }
   }
 
-  #makeShard(content: readonly Parameter[]): Shard {
+  #makeShard(content: readonly Parameter[], remainders: boolean): Shard {
     const { engine, group } = this;
     const n = Math.ceil(content.reduce((sum, { value }) => sum + elements(value), 0) / group.size);
     const weights = engine.scope(() =>
@@ -78,27 +83,47 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
         1,
       ),
     );
+    const split = remainders && content[0]!.main !== null;
     const shard: Shard = {
       n,
-      weights: engine.keep(weights),
+      weights: split ? null : engine.keep(weights),
+      remainder: split ? engine.keep(engine.remainder(weights)) : null,
       expAvg: engine.keep(engine.zeros([n])),
       expAvgSq: engine.keep(engine.zeros([n])),
       gradient: null,
       flat: null,
       pieces: [],
     };
+    if (split) {
+      weights.dispose();
+      // Ties as the remainder takes them, whatever rounded the values before.
+      for (const { value, main } of content) engine.round(value, main!);
+    }
     let at = -group.rank * n;
     for (const parameter of content) {
+      const first = at;
       const [start, end] = [Math.max(at, 0), Math.min(at + elements(parameter.value), n)];
       at += elements(parameter.value);
       if (start >= end) continue;
       const view = (whole: Tensor) => engine.keep(engine.slice(whole, 0, start, end));
       const { name, decay } = parameter;
+      const own = () =>
+        engine.keep(
+          engine.scope(() => engine.slice(engine.reshape(parameter.value, [-1]), 0, start - first, end - first)),
+        );
       shard.pieces.push({
         parameter,
         start,
         end,
-        slice: { name, value: view(shard.weights), main: null, grad: null, trainable: true, decay },
+        slice: {
+          name,
+          value: shard.weights ? view(shard.weights) : own(),
+          main: null,
+          remainder: shard.remainder && view(shard.remainder),
+          grad: null,
+          trainable: true,
+          decay,
+        },
         state: { expAvg: view(shard.expAvg), expAvgSq: view(shard.expAvgSq) },
       });
     }
@@ -207,11 +232,13 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
   #gatherWeights(): void {
     const { engine, group } = this;
     engine.scope(() => {
-      const started = this.#shards.map(({ n, weights }, i) => {
+      const started = this.#shards.map((shard, i) => {
         const content = this.contents[i]!;
         const { dtype } = content[0]!.value;
-        const own = dtype === 'float32' ? weights : engine.zeros(weights.shape, dtype);
-        if (own !== weights) engine.round(own, weights);
+        const { n, weights } = shard;
+        const own =
+          weights === null ? this.#ownValues(shard, dtype) : dtype === 'float32' ? weights : engine.zeros([n], dtype);
+        if (weights !== null && own !== weights) engine.round(own, weights);
         const all = engine.zeros([group.size * n], dtype);
         return { content, all, work: group.allGather(own, all, 'the new weights') };
       });
@@ -220,6 +247,18 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
         this.#deal(all, content, ({ value }, part) => engine.assign(value, part));
       }
     });
+  }
+
+  /** With remainders: the values of this rank's part, [n]. */
+  #ownValues({ n, pieces }: Shard, dtype: DType): Tensor {
+    const missing = n - (pieces.at(-1)?.end ?? 0);
+    const values = pieces.map(({ slice }) => slice.value);
+    return this.engine.concat(missing > 0 ? [...values, this.engine.zeros([missing], dtype)] : values, 0);
+  }
+
+  /** The float32 weights of this rank's part, [n]. */
+  #mainWeights(shard: Shard, dtype: DType): Tensor {
+    return shard.weights ?? this.engine.join(this.#ownValues(shard, dtype), shard.remainder!);
   }
 
   /** Cuts a flat buffer [size·n] into the parameters' shapes. */
@@ -257,9 +296,11 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
         moments.get(name)!.expAvgSq = expAvgSq;
       });
       if (content[0]!.value.dtype === 'float32') return;
-      gather(shard.weights, content, (parameter, main) => {
-        parameter.main = main;
-      });
+      engine.scope(() =>
+        gather(this.#mainWeights(shard, content[0]!.value.dtype), content, (parameter, main) => {
+          parameter.main = main;
+        }),
+      );
     });
     try {
       body(new Map(leads ? this.parameters.map(({ name }) => [name, moments.get(name)!]) : []));

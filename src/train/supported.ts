@@ -27,12 +27,6 @@ export function unsupported({ trainer, model, exp_manager: { ema } }: NevaConfig
       'model.optim.store_param_remainders: only bfloat16 weights leave a remainder; set trainer.precision=bf16 and model.megatron_amp_O2=true, or leave it out',
     ],
     [
-      model.optim.store_param_remainders &&
-        model.optim.name === 'distributed_fused_adam' &&
-        trainer.devices * trainer.num_nodes > 1,
-      'model.optim.store_param_remainders: a sharded optimizer keeps whole main weights; set it to false, or model.optim.name=fused_adam',
-    ],
-    [
       tfjs && trainer.devices > 1,
       `trainer.devices=${trainer.devices}: ${alone}; set trainer.devices=1, or trainer.engine=torch`,
     ],

@@ -35,6 +35,7 @@ const settings: Setting[] = [
   setting('finetune, sharded, recomputed', { sharded: true, recompute: true }),
   setting('finetune in bfloat16', { lowPrecision: true }),
   setting('finetune in bfloat16, sharded', { lowPrecision: true, sharded: true }),
+  setting('finetune in bfloat16, sharded, remainders', { lowPrecision: true, sharded: true, remainders: true }),
   setting('finetune, gradients summed in bfloat16', { gradients: 'bfloat16' }),
   setting('finetune, gradients summed in bfloat16, sharded', { gradients: 'bfloat16', sharded: true }),
 ];
@@ -60,6 +61,15 @@ test('20 steps on 2 and on 4 ranks give the losses and weights of a single proce
       const share = half / bytesOf(ranks[0]!, `finetune${kind}`);
       assert.ok(share > 0.5 && share < 0.52, `${kind}: ${share}`);
     }
+    // store_param_remainders: bit for bit what whole main weights give, also those that a checkpoint gets.
+    const [plain, remainders] = ['', ', remainders'].map((kind) => {
+      const { lines, weights, moments } = ranks[0]!.find(
+        ({ name }) => name === `finetune in bfloat16, sharded${kind}`,
+      )!;
+      return { losses: lines.map(({ loss, grad_norm }) => [loss, grad_norm]), weights, moments };
+    });
+    assert.deepEqual(remainders, plain);
+    assert.ok(plain!.moments.some(([moment]) => moment.endsWith(' main')));
     single!.forEach(({ name, lines, weights, moments }, i) => {
       const own = ranks[0]![i]!;
       const bound = tolerance(settings[i]!);

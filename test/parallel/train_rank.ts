@@ -36,6 +36,8 @@ export interface Setting {
   lowPrecision: boolean;
   /** Of the sums over ranks. */
   gradients?: 'float32' | 'bfloat16';
+  /** Of the main weights, the 16 bits that the weights leave (with lowPrecision). */
+  remainders?: boolean;
 }
 
 export interface Outcome {
@@ -69,7 +71,16 @@ async function* shares(tensors: number[]): AsyncGenerator<GlobalBatch> {
   }
 }
 
-async function run({ name, llm, recompute, reduction, sharded, lowPrecision, gradients }: Setting): Promise<Outcome> {
+async function run({
+  name,
+  llm,
+  recompute,
+  reduction,
+  sharded,
+  lowPrecision,
+  gradients,
+  remainders = false,
+}: Setting): Promise<Outcome> {
   const model = tinyLlava(engine, lowPrecision ? 'bfloat16' : 'float32');
   for (const part of model.parts) {
     for (const parameter of part.parameters) {
@@ -79,14 +90,18 @@ async function run({ name, llm, recompute, reduction, sharded, lowPrecision, gra
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
   for (const parameter of lowPrecision ? model.parameters : []) {
     const exact = parameter.value;
-    parameter.value = engine.keep(engine.cast(exact, 'bfloat16'));
+    parameter.value = engine.keep(engine.zeros(exact.shape, 'bfloat16'));
+    engine.round(parameter.value, exact);
     if (parameter.trainable) parameter.main = exact;
   }
   const adam = { betas: [0.9, 0.95] as const, eps: 1e-8, weightDecay: 0.1, clip: 1 };
   const buckets = { ...BUCKETS, ...(gradients ? { dtype: gradients } : {}) };
   const before = summed();
-  const shared = sharded && group.size > 1 ? new ShardedOptimizer(engine, group, trainable, adam, buckets) : null;
-  const optimizer = shared ?? new Optimizer(engine, trainable, adam, group);
+  const shared =
+    sharded && group.size > 1
+      ? new ShardedOptimizer(engine, group, trainable, adam, buckets, undefined, remainders)
+      : null;
+  const optimizer = shared ?? new Optimizer(engine, trainable, adam, group, remainders);
   const lines: StepMetrics[] = [];
   const tensors: number[] = [];
   await trainLoop(
