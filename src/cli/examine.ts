@@ -4,17 +4,12 @@ import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { loadJpeg } from '../engine/jpeg.ts';
 import { addonIsCurrent, addonPath } from '../engine/torch/build.ts';
 import { findCompiler } from '../engine/torch/compiler.ts';
+import { findGpus, type Gpu } from '../engine/torch/gpus.ts';
 import { fetchCommand, findLibtorch, type LibTorch } from '../engine/torch/libtorch.ts';
 import { loadNative } from '../engine/torch/native.ts';
 import { ask, findProgram, installCommand } from '../engine/torch/tools.ts';
 import { isUserError } from '../errors.ts';
 import { describeTfjs, examineTfjs, type TfjsFindings, tfjsAdvice } from './examine_tfjs.ts';
-
-export interface Gpu {
-  name: string;
-  memoryMiB: number;
-  driver: string;
-}
 
 export interface Findings {
   /** Training with the torch engine can start now. */
@@ -48,7 +43,7 @@ export function examine(): Findings {
   const compiler = examineCompiler();
   const { addon, threads } = examineAddon(libtorch, advice);
   const pythonPath = findProgram('python3');
-  const gpus = examineGpus();
+  const gpus = findGpus();
   if (!compiler && addon?.state !== 'loads') advice.push(`No C++ compiler: ${installCommand('compiler')}`);
   if (!libtorch && !pythonPath) advice.push(`No python3 to fetch LibTorch with: ${installCommand('python')}`);
   if (gpus.length > 0 && libtorch && !libtorch.cuda) {
@@ -128,18 +123,6 @@ function examineCompiler(): Findings['compiler'] {
   } catch {
     return null; // CXX names no compiler: said in the advice for a missing one.
   }
-}
-
-function examineGpus(): Gpu[] {
-  if (!findProgram('nvidia-smi')) return [];
-  const rows = ask('nvidia-smi', ['--query-gpu=name,memory.total,driver_version', '--format=csv,noheader,nounits']);
-  return (rows ?? '')
-    .split('\n')
-    .filter((row) => row !== '')
-    .map((row) => {
-      const [name = '', memory = '', driver = ''] = row.split(',').map((cell) => cell.trim());
-      return { name, memoryMiB: Number(memory), driver };
-    });
 }
 
 function cpuFeatures(): string[] {

@@ -53,6 +53,12 @@ const TABLE: readonly Hardware[] = [A100, H100, { ...H100, name: 'h200', memory:
 
 export const HARDWARE_NAMES: readonly string[] = ['cpu', ...TABLE.map(({ name }) => name)];
 
+/** FLOP/s of a card that calls itself `device` (nvidia-smi's name); null where the table does not know it. */
+export function peakOf(device: string, precision: Setting['precision']): number | null {
+  const words = device.toLowerCase().split(/[^a-z0-9]+/);
+  return TABLE.find(({ name }) => words.includes(name))?.peak[precision] ?? null;
+}
+
 export function hardwareOf(name: string, peak: number | null): Hardware {
   const found = name === 'cpu' ? thisCpu() : TABLE.find((each) => each.name === name);
   if (!found) {

@@ -6,11 +6,13 @@ import { type Loader, openLoader } from '../data/loader.ts';
 import type { GlobalBatch } from '../data/types.ts';
 import type { Engine, Parameter } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
+import { findGpus } from '../engine/torch/gpus.ts';
 import { UserError } from '../errors.ts';
 import { ALONE, type Group } from '../parallel/group.ts';
 import { makeMesh, meshTable } from '../parallel/mesh.ts';
 import { openRanks, type Ranks } from '../parallel/ranks.ts';
-import { settingOf } from '../plan/setting.ts';
+import { peakOf } from '../plan/hardware.ts';
+import { type Setting as PlanSetting, settingOf } from '../plan/setting.ts';
 import type { Report } from '../report/report.ts';
 import { markFinished, type RunFolder } from '../report/run_folder.ts';
 import { assemble } from './assemble.ts';
@@ -170,7 +172,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
         lossReduction: config.model.loss_reduction,
         recompute: recomputeOf(config),
         trains: assembled.trains,
-        peakFlops: null,
+        peakFlops: peakFlops(engine, config),
       },
       start,
     );
@@ -279,6 +281,12 @@ function openScaler({ trainer, model: m }: NevaConfig, resumed: CheckpointState 
     hysteresis: m.hysteresis,
   };
   return new LossScaler(options, resumed?.lossScale ?? null);
+}
+
+/** Of the card that this rank trains on; the peak of a CPU is not known. */
+function peakFlops(engine: Engine, { trainer }: NevaConfig): number | null {
+  const card = engine.device === 'cpu' ? undefined : findGpus()[0];
+  return card ? peakOf(card.name, trainer.precision as PlanSetting['precision']) : null;
 }
 
 function recomputeOf({ model: m }: NevaConfig): Recompute {
