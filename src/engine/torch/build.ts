@@ -38,7 +38,7 @@ interface ObjectFile {
   source: string;
   /** Its name holds a digest of LibTorch and the flags, so that other flags make another file. */
   object: string;
-  /** Newest change among the source and all headers of native/, in ms. */
+  /** Newest change among the source and the headers of native/ that it includes, in ms. */
   changed: number;
 }
 
@@ -93,17 +93,26 @@ function planBuild({ libtorch, nativeDir, buildDir, env = process.env }: BuildOp
   ];
   const key = digest([env.CXX ?? '', libtorch.version, ...compileFlags]);
   const names = existsSync(native) ? readdirSync(native).sort() : [];
-  const changedAt = (name: string) => statSync(join(native, name)).mtimeMs;
-  const headersChanged = Math.max(0, ...names.filter((name) => /\.(h|hpp)$/.test(name)).map(changedAt));
   const files = names
     .filter((name) => name.endsWith('.cpp'))
     .map((name) => ({
       source: join(native, name),
       object: join(addon.replace(/\.node$/, '-objects'), `${basename(name, '.cpp')}-${key}.o`),
-      changed: Math.max(headersChanged, changedAt(name)),
+      changed: newestOf(native, name),
     }));
   const linkKey = digest([key, ...linkFlags, ...files.map((file) => file.object)]);
   return { addon, stamp: `${addon}.stamp`, linkKey, files, compileFlags, linkFlags };
+}
+
+/** Newest change, in ms, of a source and of what it includes from native/, directly or not. */
+function newestOf(native: string, name: string, seen = new Set<string>()): number {
+  const path = join(native, name);
+  if (seen.has(name) || !existsSync(path)) return 0;
+  seen.add(name);
+  const included = [...readFileSync(path, 'utf8').matchAll(/^\s*#\s*include\s*[<"]([^>"]+)[>"]/gm)].map(
+    ([, header]) => header!,
+  );
+  return Math.max(statSync(path).mtimeMs, ...included.map((header) => newestOf(native, header, seen)));
 }
 
 const modifiedAt = (path: string) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? -1;
