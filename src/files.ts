@@ -1,5 +1,9 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { homedir } from 'node:os';
+import { dirname, join } from 'node:path';
+
+/** Where what can be made again is kept: neva's folder in the user's cache (XDG_CACHE_HOME, or ~/.cache). */
+export const userCache = (): string => join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'neva');
 
 /** A name beside `path` that no other process uses; whatever is written there is renamed to `path` when complete. */
 export function besideName(path: string): string {

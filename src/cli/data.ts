@@ -1,12 +1,12 @@
 /** `neva data check`, `show` and `pack`: what a training run would read, before it reads it. */
 import { createHash } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import type { NevaConfig } from '../config/index.ts';
 import { PACKING_ALGORITHMS, type PackingAlgorithm } from '../data/packing.ts';
 import { mistake } from '../errors.ts';
+import { userCache } from '../files.ts';
 import { addConfigFlags, type ConfigFlags, composeOrShow, tellNotices } from './hydra.ts';
 import { progressBar } from './progress_bar.ts';
 
@@ -109,7 +109,7 @@ async function check(config: NevaConfig, flags: CheckFlags): Promise<void> {
 
 /** One file of verdicts for each image folder, in the user's cache. */
 function verdictFile(imageFolder: string): string {
-  const folder = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'neva');
+  const folder = userCache();
   mkdirSync(folder, { recursive: true });
   return join(folder, `images-${createHash('sha256').update(imageFolder).digest('hex').slice(0, 16)}.json`);
 }

@@ -3,6 +3,7 @@ import { mistake } from '../errors.ts';
 import { collate } from './collate.ts';
 import { mapLimited } from './concurrent.ts';
 import { type Part, selectPart } from './held-out.ts';
+import { groupingLengths, recordCounts } from './lengths.ts';
 import { type Pack, readPacks } from './pack_index.ts';
 import { Packer } from './packer.ts';
 import { isRecordProblem, type ProblemKind } from './problem.ts';
@@ -23,6 +24,8 @@ export interface DataOptions extends SourceOptions, UsableOptions {
   dataloaderType: SamplerKind;
   /** For `group_by_modality_length`: global batches that are sorted by length together. */
   poolBatches?: number;
+  /** Where what was counted of the data is kept for the next start; nowhere by default. */
+  cacheFolder?: string | null;
   /** Share of the records that is held out for validation; 0 by default. */
   validationFraction?: number;
   /** Which side of that division is read; all records by default. */
@@ -67,9 +70,7 @@ export class Pipeline {
       ...(weights && weights.length > 0 && kind !== 'once' ? { weights } : {}),
       globalBatchSize,
       seed,
-      ...(kind === 'group_by_modality_length'
-        ? { lengths: recordLengths(source, members, options.featuresPerImage), poolBatches }
-        : {}),
+      ...(kind === 'group_by_modality_length' ? { lengths: lengthsOf(source, members, options), poolBatches } : {}),
     });
   }
 
@@ -185,17 +186,8 @@ export class Pipeline {
   }
 }
 
-/** Words and image positions of every record, negative without a picture: near enough to positions, and no tokenizing. */
-function recordLengths(source: SampleSource, members: Int32Array, featuresPerImage: number): Int32Array {
-  return members.map((number) => {
-    try {
-      const { turns, images } = source.get(number);
-      const words = turns.reduce((sum, { text }) => sum + text.split(/\s+/).length, 0);
-      return images.length > 0 ? words + images.length * featuresPerImage : -words;
-    } catch (error) {
-      // Such a record is reported when its turn comes.
-      if (isRecordProblem(error)) return 0;
-      throw error;
-    }
-  });
+function lengthsOf(source: SampleSource, members: Int32Array, options: DataOptions): Int32Array {
+  const paths = (options.blend ?? [options]).map(({ dataPath }) => dataPath);
+  const counts = recordCounts(source, paths, options.cacheFolder ?? null);
+  return groupingLengths(counts, members, options.featuresPerImage);
 }

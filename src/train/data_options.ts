@@ -3,6 +3,7 @@ import type { NevaConfig } from '../config/index.ts';
 import { imageStatistics } from '../data/images.ts';
 import type { DataOptions } from '../data/loader.ts';
 import { mistake } from '../errors.ts';
+import { userCache } from '../files.ts';
 import { featuresPerImage, type VisionShape } from '../model/shapes.ts';
 
 export interface DataModel {
@@ -48,6 +49,7 @@ export function dataOptions(
     seed: m.seed,
     dataloaderType: data.dataloader_type,
     poolBatches: data.group_pool_batches,
+    cacheFolder: userCache(),
     ...(data.validation_fraction > 0 ? { part: 'train', validationFraction: data.validation_fraction } : {}),
     packed: data.packed_sequence,
     packPrefix: data.data_prefix,
