@@ -61,15 +61,17 @@ export interface CheckpointState {
   lossScale?: { scale: number; good: number; tolerance: number; skipped: number };
 }
 
-/** The moving average of a weight; `rows` as in Parameter. */
-export type Average = Pick<Parameter, 'name' | 'value' | 'rows'>;
+/** What an optimizer keeps of a weight; `average`: its moving average, where one is kept. All are float32. */
+export interface WeightState extends AdamWState {
+  average?: Tensor;
+}
 
 export interface CheckpointContent {
   state: CheckpointState;
   shape: NevaShape;
   /** Those that trained, and the projector's. */
   parameters: readonly Parameter[];
-  optimizer: ReadonlyMap<string, AdamWState>;
+  optimizer: ReadonlyMap<string, WeightState>;
   /** Copied as they are: config.yaml, tokenizer files, preprocessor_config.json. */
   files: readonly string[];
 }
@@ -87,6 +89,9 @@ export const tokenizerFiles = (folder: string): string[] =>
   TOKENIZER_FILES.map((name) => join(folder, name)).filter((path) => existsSync(path));
 
 export const checkpointName = (step: number): string => `step=${String(step).padStart(7, '0')}`;
+
+const AVERAGES = 'ema.safetensors';
+export const hasAverages = (folder: string): boolean => existsSync(join(folder, AVERAGES));
 
 export const isCheckpoint = (folder: string): boolean => existsSync(join(folder, 'state.json'));
 
@@ -134,21 +139,24 @@ export function restore(
   engine: Engine,
   folder: string,
   parameters: readonly Parameter[],
-  optimizer: ReadonlyMap<string, AdamWState>,
+  optimizer: ReadonlyMap<string, WeightState>,
   shards: ReadonlyMap<string, Shard | null> = new Map(),
 ): void {
   const weights = readSafetensors(join(folder, 'model.safetensors')).entries;
   const moments = readSafetensors(join(folder, 'optimizer.safetensors')).entries;
+  // An average that begins now begins as the weights.
+  const averages = hasAverages(folder) ? readSafetensors(join(folder, AVERAGES)).entries : weights;
   const fill = filler(engine, folder);
   for (const { name, value, main, rows, shard } of parameters) {
     fill(weights, name, main ?? value, rows, shard);
     if (main) engine.round(value, main);
   }
-  for (const [name, { expAvg, expAvgSq }] of optimizer) {
+  for (const [name, { expAvg, expAvgSq, average }] of optimizer) {
     // Moments lie in the file as their weight does, which has been compared with the parameter's.
     const rows = isVocabulary(name) ? weights.get(name)?.shape[0] : undefined;
     fill(moments, `exp_avg.${name}`, expAvg, rows, shards.get(name));
     fill(moments, `exp_avg_sq.${name}`, expAvgSq, rows, shards.get(name));
+    if (average) fill(averages, name, average, rows, shards.get(name));
   }
 }
 
@@ -189,11 +197,4 @@ function filler(engine: Engine, folder: string) {
       engine.assign(target, cutOut(engine, whole, shard));
     });
   };
-}
-
-/** Puts a checkpoint's moving averages into tensors of the same names and shapes. */
-export function restoreAverages(engine: Engine, folder: string, averages: readonly Average[]): void {
-  const { entries } = readSafetensors(join(folder, 'ema.safetensors'));
-  const fill = filler(engine, folder);
-  for (const { name, value, rows } of averages) fill(entries, name, value, rows);
 }

@@ -18,7 +18,7 @@ import {
 import { basename, join } from 'node:path';
 import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { besideName, syncFolder, writeFileAtomic } from '../files.ts';
-import { type Average, type CheckpointContent, checkpointName } from './folder.ts';
+import { type CheckpointContent, checkpointName } from './folder.ts';
 import { writeConfig } from './hf_config.ts';
 import { entryOfFile, type ManifestEntry, manifestText } from './manifest.ts';
 import { writeSafetensors } from './safetensors.ts';
@@ -45,8 +45,8 @@ export interface SnapshotTensors {
   weights: readonly SnapshotTensor[];
   /** Named `exp_avg.NAME` and `exp_avg_sq.NAME`. */
   moments: readonly SnapshotTensor[];
-  /** Moving averages, where they are kept. */
-  averages?: readonly SnapshotTensor[] | null;
+  /** Moving averages, named as the weights; none where they are not kept. */
+  averages: readonly SnapshotTensor[];
 }
 
 const entryOf =
@@ -57,10 +57,6 @@ const entryOf =
     shape: rows === tensor.shape[0] ? [...tensor.shape] : [rows!, ...tensor.shape.slice(1)],
     bytes: leadingRows(engine, tensor, rows),
   });
-
-/** Copies of moving averages. */
-export const averagesOf = (engine: Engine, averages: readonly Average[]): SnapshotTensor[] =>
-  averages.map(({ name, value, rows }) => entryOf(engine)(name, value, rows));
 
 /** Copies everything that training will change. Host memory: the weights' bytes in float32, and twice as many of moments. */
 export function tensorsOf(
@@ -77,6 +73,9 @@ export function tensorsOf(
       entry(`exp_avg.${name}`, expAvg, rowsOf.get(name)),
       entry(`exp_avg_sq.${name}`, expAvgSq, rowsOf.get(name)),
     ]),
+    averages: [...optimizer].flatMap(([name, { average }]) =>
+      average ? [entry(name, average, rowsOf.get(name))] : [],
+    ),
   };
 }
 
@@ -90,7 +89,7 @@ export function takeSnapshot(
       ['model.safetensors', weights],
       ['projector.safetensors', weights.filter(({ name }) => name.startsWith('multi_modal_projector.'))],
       ['optimizer.safetensors', moments],
-      ...(averages ? [['ema.safetensors', averages] as [string, SnapshotTensor[]]] : []),
+      ...(averages.length > 0 ? [['ema.safetensors', averages] as [string, SnapshotTensor[]]] : []),
     ],
     texts: [
       ['state.json', `${JSON.stringify(content.state, null, 2)}\n`],

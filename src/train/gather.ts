@@ -2,15 +2,16 @@
  * What a checkpoint holds, where ranks have parts of it: they send them to rank 0, one tensor after the other, which puts
  * them together in host memory, as it does with its own.
  */
+import type { WeightState } from '../checkpoint/folder.ts';
 import { type SnapshotTensor, type SnapshotTensors, tensorsOf } from '../checkpoint/write_folder.ts';
-import type { AdamWState, DType, Engine, Parameter, Shard, Tensor } from '../engine/engine.ts';
+import type { DType, Engine, Parameter, Shard, Tensor } from '../engine/engine.ts';
 import { wholeShape } from '../model/split.ts';
 import type { Ranks } from '../parallel/ranks.ts';
 
 /** One rank's tensor, as the others know it. */
 interface Described {
   name: string;
-  moment: boolean;
+  kind: keyof SnapshotTensors;
   dtype: DType;
   /** Of the rank's part, without padding, and of the whole. */
   own: readonly number[];
@@ -26,7 +27,7 @@ export function gatheredTensors(
   engine: Engine,
   ranks: Ranks,
   parameters: readonly Parameter[],
-  optimizer: ReadonlyMap<string, AdamWState>,
+  optimizer: ReadonlyMap<string, WeightState>,
 ): SnapshotTensors | null {
   const { world, mesh } = ranks;
   if (mesh.tensor === 1 && mesh.pipeline === 1) {
@@ -35,10 +36,12 @@ export function gatheredTensors(
   const own = ownTensors(ranks, parameters, optimizer);
   const described = own.map(({ tensor: _, ...rest }) => rest);
   const pieces = piecesOf(world.gather(described, 'the ranks to say what they have for a checkpoint'));
-  const whole: (SnapshotTensor & { moment: boolean })[] = [];
-  for (const { name, owners } of pieces) {
+  const whole: Record<keyof SnapshotTensors, SnapshotTensor[]> = { weights: [], moments: [], averages: [] };
+  const ownByKey = new Map(own.map((each) => [keyOf(each), each]));
+  for (const { key, owners } of pieces) {
+    const { name, kind, dtype } = owners[0]!;
     const what = `${name} for a checkpoint`;
-    const mine = owners.some(({ rank }) => rank === world.rank) ? own.find((each) => each.name === name)! : null;
+    const mine = ownByKey.get(key) ?? null;
     if (world.rank !== 0) {
       if (mine) engine.scope(() => world.send(engine.scale(partOf(engine, mine), 1), 0, what).wait());
       continue;
@@ -52,13 +55,11 @@ export function gatheredTensors(
       });
       return parts.length > 1 ? engine.concat(parts, owners[0]!.shard!.dim) : engine.scale(parts[0]!, 1);
     });
-    const { dtype, moment } = owners[0]!;
     const bytes = engine.bytes(tensor) as Uint8Array<ArrayBuffer>;
-    whole.push({ name, dtype, shape: owners[0]!.whole, bytes, moment });
+    whole[kind].push({ name, dtype, shape: owners[0]!.whole, bytes });
     tensor.dispose();
   }
-  if (world.rank !== 0) return null;
-  return { weights: whole.filter(({ moment }) => !moment), moments: whole.filter(({ moment }) => moment) };
+  return world.rank === 0 ? whole : null;
 }
 
 /** Without the padding of a vocabulary. */
@@ -70,29 +71,33 @@ function partOf(engine: Engine, { tensor, own: [rows = 1] }: Described & { tenso
 function ownTensors(
   { at, leadsTensor }: Ranks,
   parameters: readonly Parameter[],
-  optimizer: ReadonlyMap<string, AdamWState>,
+  optimizer: ReadonlyMap<string, WeightState>,
 ): (Described & { tensor: Tensor })[] {
-  const describe = (name: string, moment: boolean, tensor: Tensor, { shard = null, rows }: Parameter) => {
+  const describe = (name: string, kind: keyof SnapshotTensors, tensor: Tensor, { shard = null, rows }: Parameter) => {
     const own = tensor.shape.map((size, dim) => (dim === 0 ? (rows ?? size) : size));
     // Where a vocabulary is shared out, there is no padding.
     const whole = shard ? wholeShape({ value: tensor, shard }) : own;
-    return { name, moment, dtype: tensor.dtype, own, whole, shard, tensor };
+    return { name, kind, dtype: tensor.dtype, own, whole, shard, tensor };
   };
   const given = parameters.filter(({ shard, twin }) => (shard || leadsTensor) && twin !== 'last');
-  const weights = given.map((each) => describe(each.name, false, each.main ?? each.value, each));
+  const weights = given.map((each) => describe(each.name, 'weights', each.main ?? each.value, each));
   const moments = given.flatMap((each) => {
     const state = optimizer.get(each.name);
     if (!state) return [];
     return [
-      describe(`exp_avg.${each.name}`, true, state.expAvg, each),
-      describe(`exp_avg_sq.${each.name}`, true, state.expAvgSq, each),
+      describe(`exp_avg.${each.name}`, 'moments', state.expAvg, each),
+      describe(`exp_avg_sq.${each.name}`, 'moments', state.expAvgSq, each),
+      ...(state.average ? [describe(each.name, 'averages', state.average, each)] : []),
     ];
   });
   return [...(at.data === 0 ? weights : []), ...moments];
 }
 
+/** An average has its weight's name. */
+const keyOf = ({ kind, name }: Described) => `${kind} ${name}`;
+
 interface Piece {
-  name: string;
+  key: string;
   /** In the order of their stretches. */
   owners: (Described & { rank: number })[];
 }
@@ -101,8 +106,9 @@ function piecesOf(all: readonly (readonly Described[])[]): Piece[] {
   const pieces = new Map<string, Piece>();
   for (const [rank, described] of all.entries()) {
     for (const each of described) {
-      const piece = pieces.get(each.name) ?? { name: each.name, owners: [] };
-      pieces.set(each.name, piece);
+      const key = keyOf(each);
+      const piece = pieces.get(key) ?? { key, owners: [] };
+      pieces.set(key, piece);
       piece.owners.push({ ...each, rank });
     }
   }

@@ -4,6 +4,7 @@ import type { Engine, Parameter } from '../engine/engine.ts';
 import { type BucketOptions, type GradientReduction, gradientReduction, together } from '../parallel/data.ts';
 import type { Group } from '../parallel/group.ts';
 import type { Ranks } from '../parallel/ranks.ts';
+import { emaOptions } from './ema.ts';
 import { Optimizer, OptimizerOfParts, type OptimizerOptions, type StageOptimizer } from './optimizer.ts';
 import { ShardedOptimizer } from './sharded_optimizer.ts';
 
@@ -22,8 +23,9 @@ export function openOptimizer(
   engine: Engine,
   ranks: Ranks,
   parameters: readonly Parameter[],
-  { model: m, trainer }: NevaConfig,
+  config: NevaConfig,
 ): { optimizer: StageOptimizer; reduction: GradientReduction } {
+  const { model: m, trainer } = config;
   const { optim } = m;
   const sharded = optim.name === 'distributed_fused_adam';
   return optimizerOver(engine, ranks, parameters, {
@@ -31,6 +33,7 @@ export function openOptimizer(
     eps: optim.eps,
     weightDecay: optim.weight_decay,
     clip: trainer.gradient_clip_val ?? 0,
+    ema: emaOptions(config),
     sharded,
     remainders: optim.store_param_remainders,
     buckets: {

@@ -1,6 +1,8 @@
 /** AdamW over the trainable parameters, with clipping by the global norm of the gradient. */
-import type { AdamWState, Engine, Parameter } from '../engine/engine.ts';
+import type { WeightState } from '../checkpoint/folder.ts';
+import type { Engine, Parameter, Tensor } from '../engine/engine.ts';
 import { ALONE, type Group } from '../parallel/group.ts';
+import { beginAverage, type EmaOptions, followWeight } from './ema.ts';
 
 export interface OptimizerOptions {
   betas: readonly [number, number];
@@ -8,10 +10,12 @@ export interface OptimizerOptions {
   weightDecay: number;
   /** Largest L2 norm of the whole gradient; 0 turns clipping off. */
   clip: number;
+  /** A moving average of the weights is kept. */
+  ema?: EmaOptions | null;
 }
 
-/** Moments by parameter name, in the parameters' shapes. */
-export type Moments = ReadonlyMap<string, AdamWState>;
+/** Moments (and moving averages) by parameter name, in the parameters' shapes. */
+export type Moments = ReadonlyMap<string, WeightState>;
 
 /** What THE loop and checkpoints need of an optimizer, however its state is kept. */
 export interface StageOptimizer {
@@ -27,6 +31,8 @@ export interface StageOptimizer {
   withWhole(body: (moments: Moments) => void): void;
   /** Takes over a state that `fill` writes into the tensors that it is given. */
   load(fill: (moments: Moments) => void): void;
+  /** Runs `body` with the moving averages in the place of the weights, on all ranks. After a failure in it, the averages stay there. */
+  withAverages<T>(body: () => Promise<T>): Promise<T>;
 }
 
 /** An optimizer of some of a model's parameters, whose gradients are clipped by a norm that others contribute to. */
@@ -66,7 +72,7 @@ export class OptimizerOfParts implements StageOptimizer {
   }
 
   withWhole(body: (moments: Moments) => void): void {
-    const within = (rest: readonly OptimizerPart[], known: [string, AdamWState][]): void => {
+    const within = (rest: readonly OptimizerPart[], known: [string, WeightState][]): void => {
       const [part, ...others] = rest;
       if (part) part.withWhole((moments) => within(others, [...known, ...moments]));
       else body(new Map(known));
@@ -77,13 +83,17 @@ export class OptimizerOfParts implements StageOptimizer {
   load(fill: (moments: Moments) => void): void {
     for (const part of this.#parts) part.load(fill);
   }
+
+  withAverages<T>(body: () => Promise<T>): Promise<T> {
+    return this.#parts.reduceRight<() => Promise<T>>((inner, part) => () => part.withAverages(inner), body)();
+  }
 }
 
 const ALL = () => true;
 
 export class Optimizer implements StageOptimizer, OptimizerPart {
   readonly parameters: readonly Parameter[];
-  readonly states: AdamWState[];
+  readonly states: WeightState[];
   readonly #engine: Engine;
   readonly #options: OptimizerOptions;
   readonly #group: Group;
@@ -107,9 +117,10 @@ export class Optimizer implements StageOptimizer, OptimizerPart {
     this.#group = group;
     this.#options = options;
     this.parameters = parameters;
-    this.states = parameters.map(({ value }) => ({
+    this.states = parameters.map(({ value, main }) => ({
       expAvg: engine.keep(engine.zeros(value.shape)),
       expAvgSq: engine.keep(engine.zeros(value.shape)),
+      ...(options.ema ? { average: beginAverage(engine, main ?? value) } : {}),
     }));
     for (const parameter of remainders ? parameters.filter(({ main }) => main) : []) {
       parameter.remainder = engine.keep(engine.remainder(parameter.main!));
@@ -145,8 +156,7 @@ export class Optimizer implements StageOptimizer, OptimizerPart {
   /** The gradients are clipped by the norm of all of them, which is returned. */
   step(step: number, lr: number, scale = 1): number {
     const grads = gradsOf(this.parameters);
-    if (grads.length === 0) return 0;
-    const norm = this.#engine.globalNorm(grads) / scale;
+    const norm = grads.length === 0 ? 0 : this.#engine.globalNorm(grads) / scale;
     this.update(step, lr, clipScale(this.#options.clip, norm, scale));
     return norm;
   }
@@ -157,12 +167,42 @@ export class Optimizer implements StageOptimizer, OptimizerPart {
   }
 
   update(step: number, lr: number, gradScale: number | null): void {
-    const { clip: _, ...adam } = this.#options;
-    if (gradScale !== null) this.#engine.adamW(this.parameters, this.states, { ...adam, step, lr, gradScale });
+    const { clip: _, ema, ...adam } = this.#options;
+    if (gradScale !== null) {
+      this.#engine.adamW(this.parameters, this.states, { ...adam, step, lr, gradScale });
+      if (ema) this.#follow(ema, step);
+    }
     for (const parameter of this.parameters) {
       parameter.grad?.dispose();
       parameter.grad = null;
     }
+  }
+
+  #follow(ema: EmaOptions, step: number): void {
+    const engine = this.#engine;
+    for (const [i, { main, value, remainder }] of this.parameters.entries()) {
+      engine.scope(() => {
+        const weight: Tensor = main ?? (remainder ? engine.join(value, remainder) : value);
+        followWeight(engine, this.states[i]!.average!, weight, ema, step);
+      });
+    }
+  }
+
+  async withAverages<T>(body: () => Promise<T>): Promise<T> {
+    const engine = this.#engine;
+    const own = this.parameters.map(({ value }) => value);
+    const averages = this.states.map(({ average }, i) =>
+      engine.keep(engine.scope(() => engine.cast(engine.scale(average!, 1), own[i]!.dtype))),
+    );
+    this.parameters.forEach((parameter, i) => {
+      parameter.value = averages[i]!;
+    });
+    const result = await body();
+    this.parameters.forEach((parameter, i) => {
+      parameter.value = own[i]!;
+      averages[i]!.dispose();
+    });
+    return result;
   }
 }
 

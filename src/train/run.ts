@@ -1,6 +1,6 @@
 /** One training run: assembles model, data, optimizer and schedule from the configuration, and starts THE loop (loop.ts). */
 import { hostname } from 'node:os';
-import { type CheckpointState, readCheckpoint, restore } from '../checkpoint/folder.ts';
+import { type CheckpointState, hasAverages, readCheckpoint, restore } from '../checkpoint/folder.ts';
 import type { NevaConfig } from '../config/index.ts';
 import { type Loader, openLoader } from '../data/loader.ts';
 import type { GlobalBatch } from '../data/types.ts';
@@ -21,7 +21,6 @@ import { dataOptions, validationOptions } from './data_options.ts';
 import { type LoopResult, type Position, trainLoop } from './loop.ts';
 import { LossScaler } from './loss_scale.ts';
 import { memoryLimit, refuseHuge } from './memory_guard.ts';
-import { openEma } from './open_ema.ts';
 import { openOptimizer } from './open_optimizer.ts';
 import type { Recompute } from './recompute.ts';
 import { savePlan } from './save_plan.ts';
@@ -108,7 +107,7 @@ async function visionFeatures({
 
 const BEGINNING: Position = { step: 0, epoch: 0, consumedSamples: 0, valLoss: null };
 
-interface Setting extends Omit<SavingParts, 'optimizer' | 'ema' | 'scaler'> {
+interface Setting extends Omit<SavingParts, 'optimizer' | 'scaler'> {
   loader: Loader;
   /** State of the checkpoint that the run goes on from. */
   resumed: CheckpointState | null;
@@ -127,11 +126,13 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     engine.setRngState(Buffer.from(own, 'base64'));
   }
   sameWeights(engine, ranks, trainable);
-  const { optimizer: plain, reduction } = openOptimizer(engine, ranks, trainable, config);
-  const ema = openEma(engine, plain, trainable, config, lastCheckpoint, report);
-  const optimizer = ema ?? plain;
+  const { optimizer, reduction } = openOptimizer(engine, ranks, trainable, config);
   const shards = new Map(trainable.map(({ name, shard }) => [name, shard ?? null]));
   if (lastCheckpoint) optimizer.load((moments) => restore(engine, lastCheckpoint, [], moments, shards));
+  const { ema } = config.exp_manager;
+  if (ema.enable && lastCheckpoint && !hasAverages(lastCheckpoint)) {
+    report.log.warn(`${lastCheckpoint} has no moving average: it begins anew from the weights there`);
+  }
 
   const scaler = openScaler(config, resumed);
 
@@ -145,7 +146,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     everySteps: config.trainer.log_every_n_steps,
   });
 
-  const saving = openSaving({ stage, engine, config, run, report, ranks, assembled, data, optimizer, ema, scaler });
+  const saving = openSaving({ stage, engine, config, run, report, ranks, assembled, data, optimizer, scaler });
   const validation = validationOptions(config, data);
   const loss = () => validate(engine, model, validation!, trainer.limit_val_batches ?? 50, ranks, dropLast);
   const { validation_drop_last: dropLast } = config.model.data;
@@ -163,7 +164,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
         scaler,
         report: { ...report, stop: AbortSignal.any([report.stop, saving.failed]) },
         save: config.exp_manager.create_checkpoint_callback ? saving.save : async () => {},
-        validate: () => (ema && !config.exp_manager.ema.validate_original_weights ? ema.during(loss) : loss()),
+        validate: () => (ema.enable && !ema.validate_original_weights ? optimizer.withAverages(loss) : loss()),
       },
       {
         maxSteps,

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { type CheckpointState, tokenizerFiles } from '../checkpoint/folder.ts';
 import { Saver } from '../checkpoint/saver.ts';
-import { averagesOf, takeSnapshot } from '../checkpoint/write_folder.ts';
+import { takeSnapshot } from '../checkpoint/write_folder.ts';
 import type { NevaConfig } from '../config/index.ts';
 import type { DataOptions } from '../data/loader.ts';
 import type { Engine } from '../engine/engine.ts';
@@ -11,7 +11,6 @@ import type { Ranks } from '../parallel/ranks.ts';
 import type { Report } from '../report/report.ts';
 import type { RunFolder } from '../report/run_folder.ts';
 import type { Assembled } from './assemble.ts';
-import type { EmaOptimizer } from './ema.ts';
 import { gatheredTensors } from './gather.ts';
 import type { Position } from './loop.ts';
 import type { LossScaler } from './loss_scale.ts';
@@ -27,7 +26,6 @@ export interface SavingParts {
   assembled: Assembled;
   data: DataOptions;
   optimizer: StageOptimizer;
-  ema: EmaOptimizer | null;
   scaler: LossScaler | null;
 }
 
@@ -99,8 +97,7 @@ export function openSaving({ engine, config, run, report, ranks, assembled, data
       parts.optimizer.withWhole((optimizer) => {
         const tensors = gatheredTensors(engine, ranks, saved, optimizer);
         if (tensors === null || failed.signal.aborted) return;
-        const averages = parts.ema ? averagesOf(engine, parts.ema.averages) : null;
-        saver.save(takeSnapshot({ state, shape: model.shape, files }, { ...tensors, averages }));
+        saver.save(takeSnapshot({ state, shape: model.shape, files }, tensors));
         const stall = performance.now() - began;
         report.log.debug(`saving step ${position.step}`, { stall_s: stall / 1000, waited_s: waited / 1000 });
       });

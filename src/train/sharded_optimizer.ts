@@ -3,9 +3,11 @@
  * distributed_fused_adam). A bucket of gradients is one flat buffer of `size` equal parts: reduce-scatter leaves each rank
  * the sum of its part, it updates that part of the weights, and all-gather brings the new weights to all.
  */
+import type { WeightState } from '../checkpoint/folder.ts';
 import type { AdamWState, DType, Engine, Parameter, Tensor } from '../engine/engine.ts';
 import { BucketedReduction, type BucketOptions } from '../parallel/data.ts';
 import type { Group, Work } from '../parallel/group.ts';
+import { beginAverage, followWeight } from './ema.ts';
 import {
   clipScale,
   type Moments,
@@ -23,6 +25,7 @@ interface Shard {
   remainder: Tensor | null;
   expAvg: Tensor;
   expAvgSq: Tensor;
+  average: Tensor | null;
   /** Between the start of its message and the update. */
   gradient: Tensor | null;
   /** The message itself, until it has been received. */
@@ -90,6 +93,7 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
       remainder: split ? engine.keep(engine.remainder(weights)) : null,
       expAvg: engine.keep(engine.zeros([n])),
       expAvgSq: engine.keep(engine.zeros([n])),
+      average: this.#options.ema ? beginAverage(engine, weights) : null,
       gradient: null,
       flat: null,
       pieces: [],
@@ -209,7 +213,7 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
   }
 
   update(step: number, lr: number, gradScale: number | null): void {
-    const { clip: _, ...adam } = this.#options;
+    const { clip: _, ema, ...adam } = this.#options;
     this.engine.scope(() => {
       if (gradScale === null) return;
       const pieces = this.#updated();
@@ -219,6 +223,11 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
         { ...adam, step, lr, gradScale },
       );
       for (const { slice } of pieces) slice.grad = null;
+      if (!ema) return;
+      for (const [i, shard] of this.#shards.entries()) {
+        const weights = this.#mainWeights(shard, this.contents[i]![0]!.value.dtype);
+        followWeight(this.engine, shard.average!, weights, ema, step);
+      }
     });
     for (const shard of this.#shards) {
       shard.gradient?.dispose();
@@ -228,25 +237,53 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
     this.#gatherWeights();
   }
 
-  /** The weights travel in the precision that the model computes with. */
   #gatherWeights(): void {
+    const { engine } = this;
+    this.#gatherValues(
+      (shard, dtype) => {
+        const { weights } = shard;
+        if (weights === null) return this.#ownValues(shard, dtype);
+        if (dtype === 'float32') return weights;
+        const rounded = engine.zeros([shard.n], dtype);
+        engine.round(rounded, weights);
+        return rounded;
+      },
+      ({ value }, part) => engine.assign(value, part),
+    );
+  }
+
+  /** Brings values together on all ranks, in the precision that the model computes with, in which `own` gives this rank's. */
+  #gatherValues(own: (shard: Shard, dtype: DType) => Tensor, take: (parameter: Parameter, part: Tensor) => void): void {
     const { engine, group } = this;
     engine.scope(() => {
       const started = this.#shards.map((shard, i) => {
         const content = this.contents[i]!;
         const { dtype } = content[0]!.value;
-        const { n, weights } = shard;
-        const own =
-          weights === null ? this.#ownValues(shard, dtype) : dtype === 'float32' ? weights : engine.zeros([n], dtype);
-        if (weights !== null && own !== weights) engine.round(own, weights);
-        const all = engine.zeros([group.size * n], dtype);
-        return { content, all, work: group.allGather(own, all, 'the new weights') };
+        const all = engine.zeros([group.size * shard.n], dtype);
+        return { content, all, work: group.allGather(own(shard, dtype), all, 'the new weights') };
       });
       for (const { content, all, work } of started) {
         work.wait();
-        this.#deal(all, content, ({ value }, part) => engine.assign(value, part));
+        this.#deal(all, content, take);
       }
     });
+  }
+
+  async withAverages<T>(body: () => Promise<T>): Promise<T> {
+    const { engine } = this;
+    const own = this.parameters.map(({ value }) => value);
+    this.#gatherValues(
+      ({ average }, dtype) => engine.cast(average!, dtype),
+      (parameter, part) => {
+        parameter.value = engine.keep(engine.scale(part, 1));
+      },
+    );
+    const result = await body();
+    this.parameters.forEach((parameter, i) => {
+      parameter.value.dispose();
+      parameter.value = own[i]!;
+    });
+    return result;
   }
 
   /** With remainders: the values of this rank's part, [n]. */
@@ -276,7 +313,7 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
   withWhole(body: (moments: Moments) => void): void {
     const { engine, group } = this;
     const leads = group.rank === 0;
-    const moments = new Map<string, AdamWState>();
+    const moments = new Map<string, WeightState>();
     const copies: Tensor[] = [];
     const gather = (own: Tensor, content: readonly Parameter[], take: (parameter: Parameter, whole: Tensor) => void) =>
       engine.scope(() => {
@@ -295,6 +332,11 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
       gather(shard.expAvgSq, content, ({ name }, expAvgSq) => {
         moments.get(name)!.expAvgSq = expAvgSq;
       });
+      if (shard.average) {
+        gather(shard.average, content, ({ name }, average) => {
+          moments.get(name)!.average = average;
+        });
+      }
       if (content[0]!.value.dtype === 'float32') return;
       engine.scope(() =>
         gather(this.#mainWeights(shard, content[0]!.value.dtype), content, (parameter, main) => {
@@ -313,28 +355,20 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
   /** Every rank reads whole moments, one bucket at a time, and keeps its part. */
   load(fill: (moments: Moments) => void): void {
     const { engine } = this;
-    this.#shards.forEach(({ n, expAvg, expAvgSq }, i) => {
+    this.#shards.forEach(({ n, expAvg, expAvgSq, average }, i) => {
       engine.scope(() => {
         const content = this.contents[i]!;
         const whole = content.map(({ value }) => ({
           expAvg: engine.zeros(value.shape),
           expAvgSq: engine.zeros(value.shape),
+          ...(average ? { average: engine.zeros(value.shape) } : {}),
         }));
         fill(new Map(content.map(({ name }, at) => [name, whole[at]!])));
-        engine.assign(
-          expAvg,
-          this.#ownPart(
-            whole.map((state) => state.expAvg),
-            n,
-          ),
-        );
-        engine.assign(
-          expAvgSq,
-          this.#ownPart(
-            whole.map((state) => state.expAvgSq),
-            n,
-          ),
-        );
+        const take = (own: Tensor, pick: (state: WeightState) => Tensor) =>
+          engine.assign(own, this.#ownPart(whole.map(pick), n));
+        take(expAvg, (state) => state.expAvg);
+        take(expAvgSq, (state) => state.expAvgSq);
+        if (average) take(average, (state) => state.average!);
       });
     });
   }

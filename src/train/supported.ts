@@ -3,21 +3,10 @@ import type { NevaConfig } from '../config/index.ts';
 import { UserError } from '../errors.ts';
 
 /** One line for each key that asks for more than this build can do. */
-export function unsupported({ trainer, model, exp_manager: { ema } }: NevaConfig): string[] {
+export function unsupported({ trainer, model }: NevaConfig): string[] {
   const tfjs = trainer.engine === 'tfjs';
   const alone = 'the tfjs engine is one process on one device';
   const problems: [boolean, string][] = [
-    [
-      ema.enable && model.tensor_model_parallel_size * model.pipeline_model_parallel_size > 1,
-      'exp_manager.ema.enable: no average is kept of a model that is split over ranks; set it to false, or model.tensor_model_parallel_size=1 model.pipeline_model_parallel_size=1',
-    ],
-    [
-      ema.enable &&
-        trainer.precision !== '32' &&
-        model.megatron_amp_O2 &&
-        (model.optim.store_param_remainders || model.optim.name === 'distributed_fused_adam'),
-      'exp_manager.ema.enable: the average follows the whole float32 weights, which this optimizer does not keep; set model.optim.name=fused_adam model.optim.store_param_remainders=false',
-    ],
     [
       model.data.vision_cache !== null && !model.mm_cfg.vision_encoder.freeze,
       'model.data.vision_cache: the features of a tower that trains change with every step; leave it out, or set model.mm_cfg.vision_encoder.freeze=true',

@@ -2,9 +2,11 @@
  * One rank of share.test.ts: trains a tiny LLaVA whose language model and projector begin at random, its layers and blocks
  * shared out in several ways. Rank 0 writes figures, weights and moments, brought together as for a checkpoint.
  */
+import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openWeights } from '../../src/checkpoint/weights.ts';
+import type { SnapshotTensor } from '../../src/checkpoint/write_folder.ts';
 import type { GlobalBatch } from '../../src/data/types.ts';
 import { NevaModel } from '../../src/model/neva.ts';
 import type { GptBlock, NevaShape } from '../../src/model/shapes.ts';
@@ -54,7 +56,7 @@ export interface Outcome {
   traffic: Traffic | null;
   /** Bytes handed to the next stage, and back to the one before. */
   handed: { down: number; up: number };
-  /** Weights, exp_avg and exp_avg_sq, whole. */
+  /** Weights, exp_avg, exp_avg_sq and moving averages, whole. */
   values: [string, number[]][];
 }
 
@@ -143,6 +145,7 @@ async function run({ name, stage, ...sharing }: Sharing): Promise<Outcome> {
     eps: 1e-8,
     weightDecay: 0.1,
     clip: 0.5,
+    ema: { decay: 0.8, everySteps: 2 },
     sharded,
     buckets: { bytes: 20_000, overlap: true },
   });
@@ -177,14 +180,20 @@ async function run({ name, stage, ...sharing }: Sharing): Promise<Outcome> {
   const { down, up } = ranks.pipeline;
   const handed = { down: down.traffic().send.bytes, up: up.traffic().send.bytes };
   const values: [string, number[]][] = [];
+  const shown = await optimizer.withAverages(async () => gatheredTensors(engine, ranks, trainable, new Map()));
   optimizer.withWhole((moments) => {
     const whole = gatheredTensors(engine, ranks, trainable, moments);
-    for (const { name: key, bytes } of whole ? [...whole.weights, ...whole.moments] : []) {
+    if (!whole) return;
+    const averages = whole.averages.map((each) => ({ ...each, name: `average.${each.name}` }));
+    for (const { name: key, bytes } of [...whole.weights, ...whole.moments, ...averages]) {
       values.push([key, [...new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4)]]);
     }
+    assert.deepEqual(shown!.weights.map(bytesByName).sort(), whole.averages.map(bytesByName).sort());
   });
   return { name, lines, tensors, work, traffic, handed, values };
 }
+
+const bytesByName = ({ name, bytes }: SnapshotTensor) => `${name} ${Buffer.from(bytes).toString('base64')}`;
 
 const outcomes: Outcome[] = [];
 for (const sharing of JSON.parse(sharings) as Sharing[]) outcomes.push(await run(sharing));

@@ -2,6 +2,7 @@
  * One rank of data.test.ts: trains the tiny LLaVA in several settings, each from the same beginning, and rank 0 writes the
  * figures and the final weights into the folder that it is given.
  */
+import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { GlobalBatch } from '../../src/data/types.ts';
@@ -46,7 +47,7 @@ export interface Outcome {
   /** Live tensors at the beginning of each step. */
   tensors: number[];
   weights: [string, number[]][];
-  /** Moments and main weights, whole; on rank 0. */
+  /** Moments, moving averages and main weights, whole; on rank 0. */
   moments: [string, number[]][];
   /** That the ranks summed: of gradients, but for a few small figures. */
   summedBytes: number;
@@ -94,7 +95,13 @@ async function run({
     engine.round(parameter.value, exact);
     if (parameter.trainable) parameter.main = exact;
   }
-  const adam = { betas: [0.9, 0.95] as const, eps: 1e-8, weightDecay: 0.1, clip: 1 };
+  const adam = {
+    betas: [0.9, 0.95] as const,
+    eps: 1e-8,
+    weightDecay: 0.1,
+    clip: 1,
+    ema: { decay: 0.8, everySteps: 2 },
+  };
   const buckets = { ...BUCKETS, ...(gradients ? { dtype: gradients } : {}) };
   const before = summed();
   const shared =
@@ -128,9 +135,18 @@ async function run({
     },
     { step: 0, epoch: 0, consumedSamples: 0, valLoss: null },
   );
+  const valuesNow = () => trainable.map(({ value }) => Buffer.from(engine.bytes(value)).toString('base64'));
+  const own = valuesNow();
+  const shown = await optimizer.withAverages(async () => valuesNow());
+  assert.deepEqual(valuesNow(), own);
   const moments: [string, number[]][] = [];
   optimizer.withWhole((whole) => {
-    for (const [key, { expAvg, expAvgSq }] of whole) {
+    for (const [key, { expAvg, expAvgSq, average }] of whole) {
+      moments.push([`${key} average`, [...engine.read(average!)]]);
+      const at = trainable.findIndex(({ name }) => name === key);
+      const rounded = engine.cast(average!, trainable[at]!.value.dtype);
+      assert.equal(Buffer.from(engine.bytes(rounded)).toString('base64'), shown[at], key);
+      if (rounded !== average) rounded.dispose();
       moments.push([`${key} exp_avg`, [...engine.read(expAvg)]], [`${key} exp_avg_sq`, [...engine.read(expAvgSq)]]);
     }
     for (const { name: key, main } of trainable) if (main) moments.push([`${key} main`, [...engine.read(main)]]);

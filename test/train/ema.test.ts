@@ -7,9 +7,10 @@ import { convert } from '../../src/checkpoint/convert.ts';
 import { readSafetensors } from '../../src/checkpoint/safetensors.ts';
 import type { Parameter } from '../../src/engine/engine.ts';
 import { isUserError } from '../../src/errors.ts';
+import { ALONE } from '../../src/parallel/group.ts';
 import { packageRoot } from '../../src/root.ts';
-import { EmaOptimizer } from '../../src/train/ema.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
+import { ShardedOptimizer } from '../../src/train/sharded_optimizer.ts';
 import { neva } from '../cli/neva.ts';
 import { tiny } from '../cli/tiny.ts';
 import { torchEngine } from '../support/torch.ts';
@@ -18,48 +19,72 @@ const engine = torchEngine();
 const folder = mkdtempSync(join(tmpdir(), 'neva-ema-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
 
-for (const [dtype, everySteps] of [
-  ['float32', 1],
-  ['float32', 3],
-  ['bfloat16', 1],
-] as const) {
-  test(`the average is decay · average + (1 − decay) · weight, every ${everySteps} steps, ${dtype}`, async () => {
-    const main = engine.normal([4, 5], 0, 1);
-    const value = dtype === 'float32' ? main : engine.cast(main, dtype);
-    const parameter: Parameter = {
-      name: 'w',
-      value,
-      main: dtype === 'float32' ? null : main,
-      grad: null,
-      trainable: true,
-      decay: true,
-    };
-    const inner = new Optimizer(engine, [parameter], { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 0 });
+for (const { kind, everySteps } of [
+  { kind: 'float32', everySteps: 1 },
+  { kind: 'float32', everySteps: 3 },
+  { kind: 'main weights', everySteps: 1 },
+  { kind: 'remainders', everySteps: 2 },
+  { kind: 'sharded main weights', everySteps: 1 },
+  { kind: 'sharded float32', everySteps: 2 },
+]) {
+  test(`the average is decay · average + (1 − decay) · weight, every ${everySteps} steps, of ${kind}`, async () => {
+    const dtype = kind.endsWith('float32') ? 'float32' : 'bfloat16';
+    const parameters = ['w', 'v'].map((name): Parameter => {
+      const main = engine.normal([4, 5], 0, 1);
+      const value = dtype === 'float32' ? main : engine.cast(main, dtype);
+      return {
+        name,
+        value,
+        main: dtype === 'float32' ? null : main,
+        grad: null,
+        trainable: true,
+        decay: true,
+      };
+    });
     const decay = 0.9;
-    const ema = new EmaOptimizer(engine, inner, [parameter], { decay, everySteps });
-    let expected = [...engine.read(main)];
+    const options = { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 0, ema: { decay, everySteps } } as const;
+    const sharded = kind.startsWith('sharded')
+      ? new ShardedOptimizer(engine, ALONE, parameters, options, { bytes: 1e6, overlap: false })
+      : null;
+    const optimizer = sharded ?? new Optimizer(engine, parameters, options, ALONE, kind === 'remainders');
+    /** Float32 weights and averages of both parameters. */
+    const read = () => {
+      const found: { weights: number[]; averages: number[] } = { weights: [], averages: [] };
+      optimizer.withWhole((states) => {
+        for (const { name, main, value } of parameters) {
+          found.weights.push(...engine.read(main ?? value));
+          found.averages.push(...engine.read(states.get(name)!.average!));
+        }
+      });
+      return found;
+    };
+    let expected = read().weights;
+    assert.deepEqual(read().averages, expected);
     for (let step = 1; step <= 7; step++) {
-      parameter.grad = engine.normal([4, 5], 0, 1);
-      ema.step(step, 0.1);
+      for (const parameter of parameters) parameter.grad = engine.normal([4, 5], 0, 1);
+      sharded?.finish();
+      sharded?.wait();
+      optimizer.step(step, 0.1);
       // The recurrence in float64, from the weights as they are.
-      const weights = engine.read(parameter.main ?? parameter.value);
+      const { weights } = read();
       if (step % everySteps === 0) expected = expected.map((average, i) => decay * average + (1 - decay) * weights[i]!);
     }
-    const found = engine.read(ema.averages[0]!.value);
-    for (const [i, average] of found.entries()) {
+    const { averages } = read();
+    for (const [i, average] of averages.entries()) {
       assert.ok(Math.abs(average - expected[i]!) < 1e-6 * Math.max(1, Math.abs(average)));
     }
-    const own = parameter.value;
-    const before = engine.bytes(own);
-    const seen = await ema.during(async () => {
-      assert.equal(parameter.value.dtype, dtype);
-      return engine.read(parameter.value);
+    const own = parameters.map(({ value }) => engine.bytes(value));
+    const seen = await optimizer.withAverages(async () => {
+      assert.ok(parameters.every(({ value }) => value.dtype === dtype));
+      return parameters.flatMap(({ value }) => [...engine.read(value)]);
     });
-    const rounded = dtype === 'float32' ? found : engine.read(engine.cast(ema.averages[0]!.value, dtype));
-    assert.deepEqual(seen, rounded);
-    assert.equal(parameter.value, own);
-    assert.deepEqual(engine.bytes(own), before);
-    assert.deepEqual(engine.read(ema.averages[0]!.value), found, 'the average lives on');
+    const whole = engine.tensor(Float32Array.from(averages), [averages.length]);
+    assert.deepEqual(seen, [...engine.read(dtype === 'float32' ? whole : engine.cast(whole, dtype))]);
+    assert.deepEqual(
+      parameters.map(({ value }) => engine.bytes(value)),
+      own,
+    );
+    assert.deepEqual(read().averages, averages, 'the average lives on');
   });
 }
 
