@@ -163,7 +163,7 @@ function describe(stage: Stage, setting: Setting, hardware: Hardware, made: Plan
   const bytes: [string, number][] = [
     ['weights', memory.weights],
     [setting.remainders ? 'remainders of main weights' : 'main weights, float32', memory.mainWeights],
-    [`moments (${optimizer})`, memory.moments],
+    [`${setting.ema ? 'moments and average' : 'moments'} (${optimizer})`, memory.moments],
     ['gradients, float32', memory.gradients],
     ['activations kept', memory.activations],
     ['for a moment', memory.moment],

@@ -21,6 +21,8 @@ export interface Setting {
   mainWeights: boolean;
   /** optim.store_param_remainders */
   remainders: boolean;
+  /** exp_manager.ema: a moving average of what trains, float32. */
+  ema: boolean;
   /** distributed_fused_adam */
   sharded: boolean;
   /** Gradients are summed over the ranks while the backward pass goes on. */
@@ -50,7 +52,7 @@ export const microBatches = ({ globalBatch, microBatch, data }: Setting): number
   Math.ceil(globalBatch / (microBatch * data));
 
 export function settingOf(
-  { trainer, model: m }: NevaConfig,
+  { trainer, exp_manager, model: m }: NevaConfig,
   shape: NevaShape,
   record: RecordSize,
   world: number,
@@ -72,6 +74,7 @@ export function settingOf(
     precision: trainer.precision as Setting['precision'],
     mainWeights: m.megatron_amp_O2 && (trainer.precision === 'bf16' || trainer.precision === '16'),
     remainders: optim.store_param_remainders,
+    ema: exp_manager.ema.enable,
     sharded,
     overlap: sharded ? optim.overlap_grad_sync : m.async_grad_allreduce,
     gradientBytes: optim.grad_sync_dtype === 'bf16' ? 2 : 4,

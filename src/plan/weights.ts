@@ -43,7 +43,7 @@ export interface StateBytes {
   weights: number;
   /** Float32 weights beside 16-bit ones, or what is left of them as remainders. */
   mainWeights: number;
-  /** Adam's two moments. */
+  /** Adam's two, and the moving average. */
   moments: number;
   gradients: number;
 }
@@ -83,7 +83,7 @@ export function stateBytes({ trained, frozen }: StageWeights, setting: Setting):
   return {
     weights: trained * (mainWeights ? low : 4) + frozen * low,
     mainWeights: owned * main,
-    moments: owned * 8,
+    moments: owned * (setting.ema ? 12 : 8),
     gradients: trained * 4,
   };
 }

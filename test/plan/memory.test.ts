@@ -66,6 +66,7 @@ const BASE: Setting = {
   precision: '32',
   mainWeights: false,
   remainders: false,
+  ema: false,
   sharded: false,
   overlap: true,
   gradientBytes: 4,
@@ -107,7 +108,8 @@ function measure(setting: Setting, index: number) {
     }
   }
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
-  const options = { betas: [0.9, 0.95] as const, eps: 1e-8, weightDecay: 0, clip: 0 };
+  const ema = setting.ema ? { decay: 0.9, everySteps: 1 } : null;
+  const options = { betas: [0.9, 0.95] as const, eps: 1e-8, weightDecay: 0, clip: 0, ema };
   const optimizer = new Optimizer(engine, trainable, options, undefined, remainders);
   const built = engine.memory().bytes - start;
 
@@ -137,7 +139,8 @@ function measure(setting: Setting, index: number) {
   accumulate({ engine, model, ranks, reduction: NO_REDUCTION }, all, { recompute: walk, trains }, () => 1, 1);
   const { bytes, peakBytes } = engine.memory();
   const figures = { built, gradients: bytes - before, peak: peakBytes - before + built };
-  for (const { expAvg, expAvgSq } of optimizer.states) for (const each of [expAvg, expAvgSq]) each.dispose();
+  for (const { expAvg, expAvgSq, average } of optimizer.states)
+    for (const each of [expAvg, expAvgSq, average]) each?.dispose();
   for (const { value, main, grad, remainder } of model.parameters) {
     for (const each of [value, main, grad, remainder]) each?.dispose();
   }
@@ -172,6 +175,7 @@ const CASES: [string, Partial<Setting>][] = [
   ],
   ['bf16, O2', { precision: 'bf16', mainWeights: true }],
   ['bf16, O2, remainders', { precision: 'bf16', mainWeights: true, remainders: true }],
+  ['bf16, O2, moving average', { precision: 'bf16', mainWeights: true, ema: true }],
   ['bf16 over float32 weights', { precision: 'bf16' }],
   [
     'bf16, projector alone',

@@ -88,6 +88,7 @@ export function rowSetting({ model, stage, nodes, gbs }: Row): Setting {
     precision: 'bf16',
     mainWeights: true,
     remainders: false,
+    ema: false,
     sharded: false,
     overlap: true,
     gradientBytes: 2,

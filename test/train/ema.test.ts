@@ -3,7 +3,9 @@ import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { widen } from '../../src/checkpoint/cast.ts';
 import { convert } from '../../src/checkpoint/convert.ts';
+import { readTensor } from '../../src/checkpoint/pieces.ts';
 import { readSafetensors } from '../../src/checkpoint/safetensors.ts';
 import type { Parameter } from '../../src/engine/engine.ts';
 import { isUserError } from '../../src/errors.ts';
@@ -13,6 +15,7 @@ import { Optimizer } from '../../src/train/optimizer.ts';
 import { ShardedOptimizer } from '../../src/train/sharded_optimizer.ts';
 import { neva } from '../cli/neva.ts';
 import { tiny } from '../cli/tiny.ts';
+import { assertClose } from '../support/allclose.ts';
 import { torchEngine } from '../support/torch.ts';
 
 const engine = torchEngine();
@@ -88,35 +91,77 @@ for (const { kind, everySteps } of [
   });
 }
 
+/** Six steps in all; a folder that has a run goes on with it. */
+function run(stage: 'pretrain' | 'finetune', name: string, steps: number, ...more: string[]): void {
+  const { status, stderr } = neva(
+    [
+      stage,
+      `trainer.max_steps=${steps}`,
+      `exp_manager.explicit_log_dir=${join(folder, name)}`,
+      'exp_manager.resume_if_exists=true',
+      'exp_manager.resume_past_end=true',
+      'exp_manager.ema.enable=true',
+      'exp_manager.ema.decay=0.5',
+      'trainer.precision=32',
+      'model.optim.sched.max_steps=6',
+      'model.mm_cfg.pretrain_mm_mlp_adapter=null',
+      ...tiny,
+      ...more,
+    ],
+    { env: { OMP_NUM_THREADS: '1' } },
+  );
+  assert.equal(status, 0, stderr);
+}
+const checkpoint = (name: string) => join(folder, name, 'checkpoints/step=0000006');
+const file = (name: string, of: string) => readFileSync(join(checkpoint(name), of));
+
+const O2 = ['trainer.precision=bf16', 'model.megatron_amp_O2=true'];
+const layouts: [name: string, words: string[]][] = [
+  ['tp2', ['trainer.devices=2', 'model.tensor_model_parallel_size=2']],
+  ['remainders', [...O2, 'model.optim.store_param_remainders=true']],
+  ['sharded', ['trainer.devices=2', 'model.micro_batch_size=4', ...O2, 'model.optim.name=distributed_fused_adam']],
+];
+for (const [name, words] of layouts) {
+  test(`an average of a run that was interrupted is bit for bit that of one that was not: ${name}`, () => {
+    run('finetune', `${name}-whole`, 6, ...words);
+    run('finetune', `${name}-parts`, 3, ...words);
+    run('finetune', `${name}-parts`, 6, ...words);
+    const files = ['ema.safetensors', 'model.safetensors'] as const;
+    for (const of of files) assert.ok(file(`${name}-parts`, of).equals(file(`${name}-whole`, of)), of);
+    assert.ok(!file(`${name}-whole`, files[0]).equals(file(`${name}-whole`, files[1])));
+  });
+}
+
+test('an average goes on in another layout as it would have in its own', () => {
+  run('finetune', 'alone', 6);
+  run('finetune', 'shared', 3, ...layouts[0]![1]);
+  run('finetune', 'shared', 6);
+  run('finetune', 'divided', 3);
+  run('finetune', 'divided', 6, ...layouts[0]![1]);
+  const averages = (name: string) => readSafetensors(join(checkpoint(name), 'ema.safetensors')).entries;
+  const alone = averages('alone');
+  for (const name of ['shared', 'divided', 'tp2-whole']) {
+    const others = averages(name);
+    assert.deepEqual([...others.keys()].sort(), [...alone.keys()].sort());
+    for (const [weight, entry] of alone) {
+      const [own, other] = [entry, others.get(weight)!].map(
+        (each) => widen(readTensor(each), 'float32') as Float32Array,
+      );
+      assertClose(other!, own!, { relative: 1e-5 }, `${name}: ${weight}`);
+    }
+  }
+});
+
 test('a run keeps the average, validates with it, goes on with it bit for bit, and convert-checkpoint --ema writes it', () => {
-  const run = (name: string, steps: number, ...more: string[]) => {
-    const { status, stderr } = neva(
-      [
-        'pretrain',
-        `trainer.max_steps=${steps}`,
-        `exp_manager.explicit_log_dir=${join(folder, name)}`,
-        'exp_manager.resume_if_exists=true',
-        'exp_manager.resume_past_end=true',
-        'exp_manager.ema.enable=true',
-        'exp_manager.ema.decay=0.5',
-        'trainer.precision=32',
-        'trainer.val_check_interval=6',
-        'trainer.limit_val_batches=2',
-        'model.optim.sched.max_steps=6',
-        `model.data.validation_data_path=${join(packageRoot, 'data/demo/pretrain.json')}`,
-        ...tiny,
-        ...more,
-      ],
-      { env: { OMP_NUM_THREADS: '1' } },
-    );
-    assert.equal(status, 0, stderr);
-  };
-  run('whole', 6);
-  run('parts', 3);
-  run('parts', 6);
-  run('original', 6, 'exp_manager.ema.validate_original_weights=true');
-  const checkpoint = (name: string) => join(folder, name, 'checkpoints/step=0000006');
-  const file = (name: string, of: string) => readFileSync(join(checkpoint(name), of));
+  const validating = [
+    'trainer.val_check_interval=6',
+    'trainer.limit_val_batches=2',
+    `model.data.validation_data_path=${join(packageRoot, 'data/demo/pretrain.json')}`,
+  ];
+  run('pretrain', 'whole', 6, ...validating);
+  run('pretrain', 'parts', 3, ...validating);
+  run('pretrain', 'parts', 6, ...validating);
+  run('pretrain', 'original', 6, ...validating, 'exp_manager.ema.validate_original_weights=true');
   assert.deepEqual(file('parts', 'ema.safetensors'), file('whole', 'ema.safetensors'));
   assert.deepEqual(file('original', 'ema.safetensors'), file('whole', 'ema.safetensors'));
   assert.notDeepEqual(file('whole', 'projector.safetensors'), file('whole', 'ema.safetensors'));
