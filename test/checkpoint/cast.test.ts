@@ -20,7 +20,10 @@ function floats(): Float32Array {
     for (const value of values) bits.push(value, value + half, value + half - 1, value + half + 1, value + 1);
   }
   let state = 1;
-  for (let i = 0; i < 300_000; i++) bits.push((state = (Math.imul(state, 1664525) + 1013904223) >>> 0));
+  for (let i = 0; i < 300_000; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    bits.push(state);
+  }
   return new Float32Array(Uint32Array.from(bits).buffer);
 }
 
