@@ -225,8 +225,8 @@ export class ShardedOptimizer extends BucketedReduction implements StageOptimize
       for (const { slice } of pieces) slice.grad = null;
       if (!ema) return;
       for (const [i, shard] of this.#shards.entries()) {
-        const weights = this.#mainWeights(shard, this.contents[i]![0]!.value.dtype);
-        followWeight(this.engine, shard.average!, weights, ema, step);
+        const { dtype } = this.contents[i]![0]!.value;
+        this.engine.scope(() => followWeight(this.engine, shard.average!, this.#mainWeights(shard, dtype), ema, step));
       }
     });
     for (const shard of this.#shards) {

@@ -28,6 +28,7 @@ for (const { kind, everySteps } of [
   { kind: 'main weights', everySteps: 1 },
   { kind: 'remainders', everySteps: 2 },
   { kind: 'sharded main weights', everySteps: 1 },
+  { kind: 'sharded remainders', everySteps: 1 },
   { kind: 'sharded float32', everySteps: 2 },
 ]) {
   test(`the average is decay · average + (1 − decay) · weight, every ${everySteps} steps, of ${kind}`, async () => {
@@ -47,7 +48,15 @@ for (const { kind, everySteps } of [
     const decay = 0.9;
     const options = { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 0, ema: { decay, everySteps } } as const;
     const sharded = kind.startsWith('sharded')
-      ? new ShardedOptimizer(engine, ALONE, parameters, options, { bytes: 1e6, overlap: false })
+      ? new ShardedOptimizer(
+          engine,
+          ALONE,
+          parameters,
+          options,
+          { bytes: 1e6, overlap: false },
+          () => true,
+          kind.endsWith('remainders'),
+        )
       : null;
     const optimizer = sharded ?? new Optimizer(engine, parameters, options, ALONE, kind === 'remainders');
     /** Float32 weights and averages of both parameters. */
@@ -119,7 +128,16 @@ const O2 = ['trainer.precision=bf16', 'model.megatron_amp_O2=true'];
 const layouts: [name: string, words: string[]][] = [
   ['tp2', ['trainer.devices=2', 'model.tensor_model_parallel_size=2']],
   ['remainders', [...O2, 'model.optim.store_param_remainders=true']],
-  ['sharded', ['trainer.devices=2', 'model.micro_batch_size=4', ...O2, 'model.optim.name=distributed_fused_adam']],
+  [
+    'sharded',
+    [
+      'trainer.devices=2',
+      'model.micro_batch_size=4',
+      ...O2,
+      'model.optim.name=distributed_fused_adam',
+      'model.optim.store_param_remainders=true',
+    ],
+  ],
 ];
 for (const [name, words] of layouts) {
   test(`an average of a run that was interrupted is bit for bit that of one that was not: ${name}`, () => {
