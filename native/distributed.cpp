@@ -163,10 +163,12 @@ napi_value open_group(Call& call) {
   options.isServer = false;
   const std::string prefix = text(6, "prefix");
   const std::string where = host + ":" + std::to_string(options.port);
+  const bool first = groups.empty();
   watch_begin(c10::make_intrusive<c10d::TCPStore>(host, options), rank, static_cast<int>(size), text(9, "who"),
               prefix + "watch/", where);
   ProcessGroup group;
   group.name = text(11, "name");
+  group.whole = first;
   watch_group(group.name);
   group.store = c10::make_intrusive<c10d::PrefixStore>(prefix, tcp);
   auto gloo = c10d::ProcessGroupGloo::Options::create(timeout);
@@ -186,6 +188,12 @@ napi_value open_group(Call& call) {
 napi_value close_group(Call& call) {
   ProcessGroup& group = as_group(call);
   if (group.device) close_nccl(*group.device);
+  if (group.whole) {
+    // Rank 0 takes the store with it: nobody must write to it any more.
+    watch_end();
+    const Waiting waiting(group.name, "the others to end");
+    group.host->barrier()->wait();
+  }
   groups.erase(as_int(call.env, call[0], "group"));
   return nullptr;
 }

@@ -26,6 +26,7 @@ struct ProcessGroup {
   c10::intrusive_ptr<c10d::Backend> host;    // Gloo
   c10::intrusive_ptr<c10d::Backend> device;  // NCCL, in a CUDA build on a GPU; null elsewhere
   std::string who;                           // for messages: "rank 1 of 4 on host"
+  bool whole = false;                        // of all ranks; opened first, closed last
   std::string name;                          // the same on all its ranks: "tensor ranks 0, 1"
   Traffic traffic;
   int64_t messages = 0;  // that all ranks of the group take part in

@@ -45,6 +45,8 @@ Place& own = *new Place;
 Store& connection = *new Store;
 std::string& keys = *new std::string;
 std::string& meeting_point = *new std::string;
+std::mutex& posting = *new std::mutex;
+bool ended = false;
 int own_rank = 0;
 int world = 1;
 
@@ -89,6 +91,8 @@ Place read(const std::vector<uint8_t>& bytes) {
 std::string key(int rank) { return keys + std::to_string(rank); }
 
 void post() {
+  std::lock_guard<std::mutex> one(posting);
+  if (ended) return;
   std::string text;
   {
     std::lock_guard<std::mutex> lock(mutex);
@@ -207,6 +211,11 @@ void watch_begin(const Store& store, int rank, int size, const std::string& who,
       // The store is gone, and rank 0 with it: what waits for it will say so.
     }
   }).detach();
+}
+
+void watch_end() {
+  std::lock_guard<std::mutex> one(posting);
+  ended = true;
 }
 
 void watch_group(const std::string& group) {

@@ -10,6 +10,8 @@ namespace neva {
 // in a thread of LibTorch's ends the process with one line that says where the ranks were.
 void watch_begin(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, const std::string& who,
                  const std::string& key, const std::string& where);
+// No more posts; returns when the last is through. Before the store goes in good order.
+void watch_end();
 // This rank belongs to a group, whose ranks all name it alike.
 void watch_group(const std::string& group);
 // It has begun message number `number` (from 1) of a group.

@@ -299,7 +299,7 @@ class NativeGroup implements Group {
   }
 
   close(): void {
-    native().closeGroup(this.number);
+    lostIn(this.#meeting, 'the others to end', () => native().closeGroup(this.number));
   }
 
   #start(what: string, begin: (group: number) => number): Work {
