@@ -1,10 +1,11 @@
 /**
- * Tokens/s and peak memory of neva's training step beside the Hugging Face + PyTorch loop on the same shapes, eager (SDPA) and through
- * torch.compile: processes that take turns, step by step, so that all see the same machine. The share of the matmul rate is
+ * Tokens/s and peak memory of neva's training step beside the Hugging Face + PyTorch loop on the same shapes, eager (SDPA), through
+ * torch.compile and, in bfloat16, under autocast (what Trainer's bf16=True does: float32 weights, as neva's main weights are;
+ * eager and compiled, the others hold nothing but bfloat16 weights and moments): processes that take turns, step by step, so that all see the same machine. The share of the matmul rate is
  * (operations that the step cannot do without) / time / (rate of a square product in the same dtype, in the same process).
  *
  *     npm run build && node dist/bench/step/run.js [--steps 12] [--shape small|large] [--sequence 384|1024] [--stage pretrain|finetune]
- *         [--dtype float32|bfloat16] [--peers eager,compile] [--labels 0.5] [--tiny] [--out FILE]
+ *         [--dtype float32|bfloat16] [--peers eager,autocast,compile] [--labels 0.5] [--tiny] [--out FILE]
  *
  * Every flag left out means all of its values: 2 shapes × 2 lengths × 2 stages × 2 dtypes. Needs torch and transformers in the python3
  * on PATH. Writes bench/results/DATE-step.json.
@@ -23,7 +24,7 @@ const { values: flags } = parseArgs({
     sequence: { type: 'string' },
     stage: { type: 'string' },
     dtype: { type: 'string' },
-    peers: { type: 'string', default: 'eager,compile' },
+    peers: { type: 'string', default: 'eager,autocast,compile' },
     threads: { type: 'string', default: '2' },
     labels: { type: 'string', default: '0.5' },
     tiny: { type: 'boolean', default: false },
@@ -74,7 +75,13 @@ async function compare(shape: string, sequence: number, stage: StepSpec['stage']
   const python = (more: object) => [join(packageRoot, 'bench/step/hf_peer.py'), JSON.stringify({ ...spec, ...more })];
   const peers = [
     new Peer('neva', process.execPath, [join(import.meta.dirname, 'neva_peer.js'), JSON.stringify(spec)]),
-    ...flags.peers.split(',').map((peer) => new Peer(peer, 'python3', python({ compile: peer === 'compile' }))),
+    ...flags.peers
+      .split(',')
+      .filter((peer) => peer !== 'autocast' || dtype === 'bfloat16')
+      .map((peer) => {
+        const autocast = peer === 'autocast' ? { dtype: 'bf16-autocast' } : {};
+        return new Peer(peer, 'python3', python({ compile: peer === 'compile', ...autocast }));
+      }),
   ];
   const [{ flops }] = [await peers[0]!.answer()];
   for (const peer of peers.slice(1)) await peer.answer();
