@@ -6,6 +6,7 @@
  *       projector.safetensors   the projector once more, alone
  *       optimizer.safetensors   exp_avg.NAME and exp_avg_sq.NAME
  *       ema.safetensors         moving averages of what trains, where exp_manager.ema is on
+ *       frozen.safetensors      parts that did not train, where save_frozen_weights asks for them (frozen.ts)
  *       state.json              position, random state, where the frozen parts are
  *       config.json             the whole model's shapes, as Hugging Face writes them
  *       config.yaml             the run's configuration
@@ -22,6 +23,7 @@ import { mistake } from '../errors.ts';
 import { cutOut } from '../model/parameters.ts';
 import type { NevaShape } from '../model/shapes.ts';
 import { wholeShape } from '../model/split.ts';
+import type { FrozenCopy } from './frozen.ts';
 import { readJsonObject } from './json.ts';
 import { damageOf } from './manifest.ts';
 import { isVocabulary } from './names.ts';
@@ -31,6 +33,8 @@ import { readSafetensors, type TensorEntry } from './safetensors.ts';
 export interface FrozenReference {
   part: 'llm' | 'vision' | 'projector';
   path: string;
+  /** It is in the checkpoint all the same, in frozen.safetensors; `path` says where it came from. */
+  included?: boolean;
   /** See `fingerprintOf` in fingerprint.ts. */
   fingerprint: string;
 }
@@ -74,6 +78,8 @@ export interface CheckpointContent {
   optimizer: ReadonlyMap<string, WeightState>;
   /** Copied as they are: config.yaml, tokenizer files, preprocessor_config.json. */
   files: readonly string[];
+  /** See frozen.ts. */
+  frozenCopy?: FrozenCopy | null;
 }
 
 const TOKENIZER_FILES = [
@@ -90,6 +96,8 @@ export const tokenizerFiles = (folder: string): string[] =>
 
 export const checkpointName = (step: number): string => `step=${String(step).padStart(7, '0')}`;
 
+/** Parts that did not train, under own names. */
+export const FROZEN = 'frozen.safetensors';
 const AVERAGES = 'ema.safetensors';
 export const hasAverages = (folder: string): boolean => existsSync(join(folder, AVERAGES));
 

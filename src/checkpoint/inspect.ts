@@ -27,7 +27,7 @@ export interface Reference {
   part: Part;
   path: string;
   /** Whether what is there is what the checkpoint was trained with. */
-  state: 'found' | 'missing' | 'changed';
+  state: 'included' | 'found' | 'missing' | 'changed';
 }
 
 export interface Inspection {
@@ -65,10 +65,10 @@ export function inspect(path: string): Inspection {
     kind: kindOf(local, weights, own),
     nemo: weights.nemo ?? null,
     parts: contentOf(entries),
-    references: (state?.frozen ?? []).map(({ part, path: at, fingerprint }) => ({
+    references: (state?.frozen ?? []).map(({ part, path: at, fingerprint, included }) => ({
       part,
       path: at,
-      state: !existsSync(at) ? 'missing' : stateOf(part, at, fingerprint),
+      state: included ? 'included' : !existsSync(at) ? 'missing' : stateOf(part, at, fingerprint),
     })),
     config: weights.config,
     tokenizer: weights.tokenizerFolder ? tokenizerFiles(weights.tokenizerFolder).map((file) => basename(file)) : [],

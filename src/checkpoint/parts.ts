@@ -28,7 +28,8 @@ export function openWhole(path: string): WholeModel {
   const parts: WholeModel['parts'] = {};
   for (const part of ['llm', 'vision', 'projector'] as const) if (own.has(part)) parts[part] = own;
   if (!isCheckpoint(folder)) return { config: own.config, parts, tokenizerFolder: own.tokenizerFolder };
-  for (const { part, path, fingerprint } of readCheckpoint(folder).frozen) {
+  for (const { part, path, fingerprint, included } of readCheckpoint(folder).frozen) {
+    if (included) continue;
     if (!existsSync(path)) {
       throw mistake({
         where: folder,

@@ -5,6 +5,7 @@ import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { mistake } from '../errors.ts';
 import { cutOut, type WeightSource } from '../model/parameters.ts';
 import { widen } from './cast.ts';
+import { FROZEN } from './folder.ts';
 import { type ConfigShapes, readConfigShapes } from './hf_config.ts';
 import { localPath } from './hub.ts';
 import { type Part, partOf, readName } from './names.ts';
@@ -12,7 +13,7 @@ import { openNemo } from './nemo.ts';
 import type { NemoForm } from './nemo_merge.ts';
 import { readTensor } from './pieces.ts';
 import { fileEntries, folderEntries } from './raw.ts';
-import type { TensorEntry } from './safetensors.ts';
+import { readSafetensors, type TensorEntry } from './safetensors.ts';
 
 export interface Weights {
   /** The folder or file that was opened, absolute. */
@@ -41,8 +42,14 @@ export function openWeights(path: string): Weights {
   const isFolder = statSync(absolute).isDirectory();
   const folder = isFolder ? absolute : dirname(absolute);
   const entries = ownEntries(path, isFolder ? folderEntries(absolute) : fileEntries(absolute));
+  // Of a checkpoint of neva's: parts that did not train. Tokens that were added have no rows there.
+  const frozenFile = isFolder ? join(absolute, FROZEN) : null;
+  const frozen =
+    frozenFile && existsSync(frozenFile) ? readSafetensors(frozenFile).entries : new Map<string, TensorEntry>();
+  for (const [name, entry] of frozen) entries.set(name, entry);
   const tokenizer = ['tokenizer.json', 'tokenizer.model'].some((name) => existsSync(join(folder, name)));
-  return weightsOf(absolute, isFolder ? readConfigShapes(absolute) : null, entries, tokenizer ? folder : null);
+  const rows = frozen.get('language_model.model.embed_tokens.weight')?.shape[0];
+  return weightsOf(absolute, isFolder ? readConfigShapes(absolute) : null, entries, tokenizer ? folder : null, rows);
 }
 
 function weightsOf(
@@ -50,6 +57,7 @@ function weightsOf(
   config: ConfigShapes | null,
   entries: Weights['entries'],
   tokenizerFolder: string | null,
+  rows?: number,
 ): Weights {
   const parts = new Set([...entries.keys()].map(partOf));
   return {
@@ -60,7 +68,7 @@ function weightsOf(
     has: (part) => parts.has(part),
     source: (engine, part, dtype = 'float32') => ({
       ...partSource(engine, path, entries, part, dtype),
-      vocabSize: config?.llm?.vocabSize ?? null,
+      vocabSize: rows ?? config?.llm?.vocabSize ?? null,
     }),
   };
 }

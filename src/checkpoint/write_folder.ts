@@ -7,6 +7,7 @@ import {
   copyFileSync,
   existsSync,
   fsyncSync,
+  linkSync,
   mkdirSync,
   openSync,
   readFileSync,
@@ -18,7 +19,8 @@ import {
 import { basename, join } from 'node:path';
 import type { DType, Engine, Tensor } from '../engine/engine.ts';
 import { besideName, syncFolder, writeFileAtomic } from '../files.ts';
-import { type CheckpointContent, checkpointName } from './folder.ts';
+import { type CheckpointContent, checkpointName, FROZEN } from './folder.ts';
+import type { FrozenCopy } from './frozen.ts';
 import { writeConfig } from './hf_config.ts';
 import { entryOfFile, type ManifestEntry, manifestText } from './manifest.ts';
 import { writeSafetensors } from './safetensors.ts';
@@ -38,6 +40,8 @@ export interface Snapshot {
   texts: readonly [file: string, text: string][];
   /** Copied as they are. */
   files: readonly string[];
+  /** Parts that did not train, already on the disk. */
+  frozen?: FrozenCopy | null;
 }
 
 /** What a checkpoint holds of parameters and of their optimizer's state. */
@@ -96,6 +100,7 @@ export function takeSnapshot(
       ['config.json', `${JSON.stringify(writeConfig(content.shape), null, 2)}\n`],
     ],
     files: content.files,
+    frozen: content.frozenCopy ?? null,
   };
 }
 
@@ -172,7 +177,7 @@ export function requireSpace(dir: string, bytes: number): void {
 
 const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
 
-function writeContent(folder: string, { tensors, texts, files }: Snapshot): void {
+function writeContent(folder: string, { tensors, texts, files, frozen }: Snapshot): void {
   const manifest: Record<string, ManifestEntry> = {};
   for (const [name, list] of tensors) {
     const lazy = list.map((tensor) => ({ ...tensor, data: () => tensor.bytes }));
@@ -188,7 +193,23 @@ function writeContent(folder: string, { tensors, texts, files }: Snapshot): void
     syncFile(copy);
     manifest[basename(file)] = entryOfFile(copy);
   }
+  if (frozen) {
+    linkOrCopy(frozen.path, join(folder, FROZEN));
+    manifest[FROZEN] = frozen.entry;
+  }
   writeSynced(join(folder, 'manifest.json'), manifestText(manifest));
+}
+
+/** Not every file system has hard links. */
+function linkOrCopy(from: string, to: string): void {
+  try {
+    linkSync(from, to);
+  } catch (error) {
+    if (!['EPERM', 'ENOTSUP', 'ENOSYS', 'EMLINK', 'EXDEV'].includes((error as NodeJS.ErrnoException).code ?? ''))
+      throw error;
+    copyFileSync(from, to);
+    syncFile(to);
+  }
 }
 
 function writeSynced(path: string, text: string): void {

@@ -54,7 +54,8 @@ function describe(found: Inspection, withTensors: boolean): string {
       `${number(parameters)} parameters in ${tensors} tensors, ${(bytes / 1e6).toFixed(1)} MB, ${dtypes.join(', ')}`,
     ]);
   }
-  for (const { part, path, state } of found.references) rows.push([part, `elsewhere, ${state}: ${path}`]);
+  for (const { part, path, state } of found.references)
+    rows.push([part, state === 'included' ? `here, from ${path}` : `elsewhere, ${state}: ${path}`]);
   for (const part of ['llm', 'vision', 'projector'] as const) {
     const shape = config?.[part];
     if (shape)

@@ -39,10 +39,18 @@ export interface Assembled {
   notes: string[];
 }
 
-/** Loads (or draws) every part. Everything that does not fit is a user error, before anything is trained. */
-export function assemble(engine: Engine, config: NevaConfig, ranks: Ranks = SINGLE): Assembled {
+/**
+ * Loads (or draws) every part. Everything that does not fit is a user error, before anything is trained.
+ * @param checkpoint one that the run goes on from and that holds the parts which do not train: they are taken from there
+ */
+export function assemble(
+  engine: Engine,
+  config: NevaConfig,
+  ranks: Ranks = SINGLE,
+  checkpoint: string | null = null,
+): Assembled {
   const { mm_cfg: mm } = config.model;
-  const { sources, shape, tokenizerFolder } = resolveSources(config);
+  const { sources, shape, tokenizerFolder } = resolveSources(config, checkpoint);
   requireDivisible(shape.llm, ranks.mesh.tensor);
   const trains = { vision: !mm.vision_encoder.freeze, projector: true, llm: !mm.llm.freeze };
   const layout = layoutOf(config.model, shape, trains);
@@ -107,9 +115,12 @@ function addedTokens({ path, config }: Weights, { llm }: NevaShape, train: boole
 }
 
 /** Where parts and tokenizer come from, and the model's shape: all that can be known without an engine. */
-export function resolveSources(config: NevaConfig): { sources: Sources; shape: NevaShape; tokenizerFolder: string } {
+export function resolveSources(
+  config: NevaConfig,
+  checkpoint: string | null = null,
+): { sources: Sources; shape: NevaShape; tokenizerFolder: string } {
   const { tokenizer } = config.model;
-  const sources = openSources(config);
+  const sources = openSources(config, checkpoint);
   const tokenizerFolder = tokenizer.model ?? sources.tokenizerFolder;
   if (!tokenizerFolder) {
     throw mistake({
@@ -133,9 +144,10 @@ export interface Sources {
 }
 
 /** model.restore_from_path gives all that it holds; the keys of the parts give the rest. */
-function openSources(config: NevaConfig): Sources {
+function openSources(config: NevaConfig, checkpoint: string | null): Sources {
   const { mm_cfg: mm, restore_from_path: restore } = config.model;
-  const whole: WholeModel | null = restore ? openWhole(modelFolder(restore)) : null;
+  const named = checkpoint ?? (restore ? modelFolder(restore) : null);
+  const whole: WholeModel | null = named ? openWhole(named) : null;
   const open = (path: string | null) => (path ? openWeights(path) : undefined);
   if (whole) addTower(whole, mm.vision_encoder.from_pretrained);
   const llm = whole?.parts.llm ?? open(mm.llm.from_pretrained);

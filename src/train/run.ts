@@ -1,13 +1,19 @@
 /** One training run: assembles model, data, optimizer and schedule from the configuration, and starts THE loop (loop.ts). */
 import { hostname } from 'node:os';
-import { type CheckpointState, hasAverages, readCheckpoint, restore } from '../checkpoint/folder.ts';
+import {
+  type CheckpointState,
+  type FrozenReference,
+  hasAverages,
+  readCheckpoint,
+  restore,
+} from '../checkpoint/folder.ts';
 import type { NevaConfig } from '../config/index.ts';
 import { type Loader, openLoader } from '../data/loader.ts';
 import type { GlobalBatch } from '../data/types.ts';
 import type { Engine, Parameter } from '../engine/engine.ts';
 import { openEngine } from '../engine/open.ts';
 import { findGpus } from '../engine/torch/gpus.ts';
-import { UserError } from '../errors.ts';
+import { mistake, UserError } from '../errors.ts';
 import { ALONE, type Group } from '../parallel/group.ts';
 import { makeMesh, meshTable } from '../parallel/mesh.ts';
 import { openRanks, type Ranks } from '../parallel/ranks.ts';
@@ -47,7 +53,14 @@ export async function train(
   const engine = await openEngine(config.trainer, group.gpu ?? 0);
   const { tensor_model_parallel_size: tp, pipeline_model_parallel_size: pp } = config.model;
   const ranks = openRanks(group, makeMesh(group.size, tp, pp));
-  const assembled = assemble(engine, config, ranks);
+  const resumed = run.lastCheckpoint ? readCheckpoint(run.lastCheckpoint) : null;
+  const assembled = assemble(
+    engine,
+    config,
+    ranks,
+    resumed?.frozen.some((each) => each.included) ? run.lastCheckpoint : null,
+  );
+  if (resumed) requireSameFrozen(run.lastCheckpoint!, resumed.frozen, assembled.frozen);
   const { model, tokenizerFolder, visionFolder } = assembled;
   const bare = {
     ...dataOptions(config, { vision: model.shape.vision, tokenizerFolder, visionFolder }),
@@ -56,7 +69,6 @@ export async function train(
   };
   const featureFolder = await visionFeatures({ engine, config, assembled, data: bare, ranks, report });
   const data = { ...bare, featureFolder };
-  const resumed = run.lastCheckpoint ? readCheckpoint(run.lastCheckpoint) : null;
   const start = resumed ? positionOf(resumed) : BEGINNING;
   const loader = await openLoader(data, start);
   const countBadRecords = tellBadRecords(loader, report.log);
@@ -105,12 +117,29 @@ async function visionFeatures({
   return folder;
 }
 
+/** Training goes on exactly only beside the frozen weights that it began with. */
+function requireSameFrozen(
+  checkpoint: string,
+  saved: readonly FrozenReference[],
+  found: readonly FrozenReference[],
+): void {
+  for (const { part, path, fingerprint } of saved) {
+    const now = found.find((each) => each.part === part);
+    if (!now || now.fingerprint === fingerprint) continue;
+    throw mistake({
+      where: checkpoint,
+      problem: `its ${part} did not train, and what this run takes for it are other weights`,
+      expected: `those that were in ${path}`,
+      found: now.path,
+      fix: 'put the former ones back, or start a new run (exp_manager.name=…)',
+    });
+  }
+}
+
 const BEGINNING: Position = { step: 0, epoch: 0, consumedSamples: 0, valLoss: null };
 
 interface Setting extends Omit<SavingParts, 'optimizer' | 'scaler'> {
   loader: Loader;
-  /** State of the checkpoint that the run goes on from. */
-  resumed: CheckpointState | null;
   start: Position;
 }
 
@@ -146,7 +175,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
     everySteps: config.trainer.log_every_n_steps,
   });
 
-  const saving = openSaving({ stage, engine, config, run, report, ranks, assembled, data, optimizer, scaler });
+  const saving = openSaving({ stage, engine, config, run, report, ranks, assembled, data, optimizer, scaler, resumed });
   const validation = validationOptions(config, data);
   const loss = () => validate(engine, model, validation!, trainer.limit_val_batches ?? 50, ranks, dropLast);
   const { validation_drop_last: dropLast } = config.model.data;

@@ -2,7 +2,9 @@
 import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { type CheckpointState, tokenizerFiles } from '../checkpoint/folder.ts';
+import { keepFrozen } from '../checkpoint/frozen.ts';
 import { Saver } from '../checkpoint/saver.ts';
+import { openWeights } from '../checkpoint/weights.ts';
 import { takeSnapshot } from '../checkpoint/write_folder.ts';
 import type { NevaConfig } from '../config/index.ts';
 import type { DataOptions } from '../data/loader.ts';
@@ -27,6 +29,8 @@ export interface SavingParts {
   data: DataOptions;
   optimizer: StageOptimizer;
   scaler: LossScaler | null;
+  /** State of the checkpoint that the run goes on from. */
+  resumed: CheckpointState | null;
 }
 
 export interface Saving {
@@ -64,6 +68,15 @@ export function openSaving({ engine, config, run, report, ranks, assembled, data
     ...tokenizerFiles(folderOf(assembled.tokenizerFolder)),
     ...(existsSync(configFile) ? [configFile] : []),
   ];
+  // Going on from a checkpoint that holds them, they may be nowhere else.
+  const included =
+    frozen.length > 0 && (asked.save_frozen_weights || parts.resumed?.frozen.some((each) => each.included));
+  const frozenCopy =
+    included && ranks.world.rank === 0
+      ? keepFrozen(run.checkpointsDir, frozen, (part) => openWeights(frozen.find((each) => each.part === part)!.path))
+      : null;
+  const preprocessor = included && assembled.visionFolder && join(assembled.visionFolder, 'preprocessor_config.json');
+  if (preprocessor && existsSync(preprocessor)) files.push(preprocessor);
   let savedStep = run.resumedStep;
 
   return {
@@ -91,13 +104,13 @@ export function openSaving({ engine, config, run, report, ranks, assembled, data
         useImStartEnd: data.useImStartEnd,
         imageToFront: data.imageToFront ?? false,
         additionalTokens: [...(data.additionalTokens ?? [])],
-        frozen,
+        frozen: included ? frozen.map((each) => ({ ...each, included })) : frozen,
         ...(parts.scaler ? { lossScale: parts.scaler.state } : {}),
       };
       parts.optimizer.withWhole((optimizer) => {
         const tensors = gatheredTensors(engine, ranks, saved, optimizer);
         if (tensors === null || failed.signal.aborted) return;
-        saver.save(takeSnapshot({ state, shape: model.shape, files }, tensors));
+        saver.save(takeSnapshot({ state, shape: model.shape, files, frozenCopy }, tensors));
         const stall = performance.now() - began;
         report.log.debug(`saving step ${position.step}`, { stall_s: stall / 1000, waited_s: waited / 1000 });
       });

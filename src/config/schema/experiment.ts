@@ -52,6 +52,10 @@ export const expManager = section('Folder of the run, checkpoints, resuming', {
     ),
     every_n_epochs: int(null, 'Epochs between checkpoints', { min: 1 }),
     train_time_interval: float(null, 'Minutes between checkpoints', { min: 0, exclusiveMin: true }),
+    save_frozen_weights: bool(
+      false,
+      'Keep weights that do not train in the checkpoints too, once on the disk, instead of their path and fingerprint',
+    ),
     dirpath: path(null, 'Folder of the checkpoints', { ...refused('checkpoints live in the run folder') }),
     filename: str('megatron_clip--{val_loss:.2f}-{step}-{consumed_samples}', 'Pattern of checkpoint names', {
       nullable: true,
