@@ -14,7 +14,7 @@ import { addConfigFlags, checkRules, composeOrShow, flagWords, tellNotices } fro
 import type { SweepFlags } from './multirun.ts';
 import { isLaunched, joinRanks, launchRanks, ownPlace, ranksHere, tellNews } from './ranks.ts';
 import { isDemo, reduceDemo } from './reduced.ts';
-import { onStopSignals, STOPPED } from './stop.ts';
+import { onStopSignals, STOPPED, timeLimit } from './stop.ts';
 
 export type Stage = 'pretrain' | 'finetune';
 
@@ -97,6 +97,7 @@ async function trainStage(
 ): Promise<void> {
   const place = ownPlace(asked.trainer);
   const leads = place === null || place.rank === 0;
+  const limit = timeLimit(asked.trainer.max_time);
   const tell = leads ? say : () => {};
   tell(introduction(stage, asked));
   const { chooseEngine } = await import('../engine/open.ts');
@@ -114,7 +115,7 @@ async function trainStage(
   if (!leads) mkdirSync(run.dir, { recursive: true });
   tell(run.notice);
   const { report, close } = await openReport(config, run, group.rank);
-  const stop = onStopSignals((line) => report.progress.print(line));
+  const stop = onStopSignals((line) => report.progress.print(line), limit);
   try {
     if (leads) {
       folders.recordConfig(run, config, overrides, raw);
@@ -167,7 +168,7 @@ function introduction(stage: Stage, config: NevaConfig): string {
   return `neva ${what} on the bundled demo, ${relative(packageRoot, resolve(data))}; your own: model.data.data_path=… model.data.image_folder=…`;
 }
 
-function folderOptions({ exp_manager: manager }: NevaConfig) {
+function folderOptions({ exp_manager: manager, model }: NevaConfig) {
   return {
     expDir: manager.exp_dir,
     name: manager.name,
@@ -176,7 +177,7 @@ function folderOptions({ exp_manager: manager }: NevaConfig) {
     resumeIfExists: manager.resume_if_exists,
     resumePastEnd: manager.resume_past_end,
     resumeIgnoreNoCheckpoint: manager.resume_ignore_no_checkpoint,
-    resumeFrom: manager.resume_from_checkpoint,
+    resumeFrom: manager.resume_from_checkpoint ?? model.resume_from_checkpoint,
   };
 }
 

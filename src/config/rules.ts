@@ -229,6 +229,13 @@ function training({ trainer, model, exp_manager: manager }: NevaConfig, report: 
       });
     }
   }
+  if (trainer.check_val_every_n_epoch !== null && trainer.val_check_interval !== null) {
+    report('trainer.check_val_every_n_epoch', 'validations are counted in steps already', {
+      expected: 'trainer.val_check_interval=null beside it',
+      found: `trainer.val_check_interval=${trainer.val_check_interval}`,
+      fix: 'set trainer.val_check_interval=null, or leave this out',
+    });
+  }
   dataRules(model, report);
   if (model.data.data_path === null && model.data.blend === null) {
     report('model.data.data_path', 'there is nothing to train on', {
@@ -301,10 +308,10 @@ function paths(
     model.mm_cfg.pretrain_mm_mlp_adapter,
     'run `neva pretrain` first, or set it to null',
   );
-  check('model.tokenizer.model', model.tokenizer.model);
   // A name like org/model may be an entry of the hub's cache, which is looked up when it is loaded.
   const local = (path: string | null): string | null =>
     path !== null && /^(?:[./~]|[A-Za-z]:)/.test(path) ? path : null;
+  check('model.tokenizer.model', local(model.tokenizer.model));
   check('model.mm_cfg.llm.from_pretrained', local(model.mm_cfg.llm.from_pretrained));
   check('model.mm_cfg.vision_encoder.from_pretrained', local(model.mm_cfg.vision_encoder.from_pretrained));
 }

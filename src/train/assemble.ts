@@ -121,7 +121,7 @@ export function resolveSources(
 ): { sources: Sources; shape: NevaShape; tokenizerFolder: string } {
   const { tokenizer } = config.model;
   const sources = openSources(config, checkpoint);
-  const tokenizerFolder = tokenizer.model ?? sources.tokenizerFolder;
+  const tokenizerFolder = tokenizer.model ? localPath(tokenizer.model) : sources.tokenizerFolder;
   if (!tokenizerFolder) {
     throw mistake({
       where: 'model.tokenizer.model',

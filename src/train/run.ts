@@ -33,7 +33,7 @@ import { savePlan } from './save_plan.ts';
 import { openSaving, type SavingParts } from './saving.ts';
 import type { Schedule } from './schedule.ts';
 import { refuseUnsupported } from './supported.ts';
-import { validate } from './validate.ts';
+import { validate, validationSteps } from './validate.ts';
 
 export interface TrainResult {
   stopped: boolean;
@@ -198,7 +198,7 @@ async function runLoop(setting: Setting): Promise<LoopResult> {
       {
         maxSteps,
         save: savePlan(config, stepsPerEpoch(config, loader.size)),
-        validateEvery: validation ? Math.max(1, Math.round(trainer.val_check_interval ?? 0)) : 0,
+        validateEvery: validation ? validationSteps(trainer, stepsPerEpoch(config, loader.size)) : 0,
         lossReduction: config.model.loss_reduction,
         recompute: recomputeOf(config),
         trains: assembled.trains,

@@ -1,9 +1,22 @@
 /** Loss on records that are not trained on. */
+import type { NevaConfig } from '../config/index.ts';
 import { type DataOptions, openLoader } from '../data/loader.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { NevaModel } from '../model/neva.ts';
 import type { Ranks } from '../parallel/ranks.ts';
 import { lossOnly } from './accumulate.ts';
+
+/**
+ * Steps between validations: trainer.val_check_interval, of an epoch where it is below 1; where it is null, as many epochs as
+ * trainer.check_val_every_n_epoch says, or one.
+ */
+export function validationSteps(
+  { val_check_interval: interval, check_val_every_n_epoch: epochs }: NevaConfig['trainer'],
+  stepsPerEpoch: number,
+): number {
+  const steps = interval === null ? (epochs ?? 1) * stepsPerEpoch : interval < 1 ? interval * stepsPerEpoch : interval;
+  return Math.max(1, Math.round(steps));
+}
 
 /**
  * Mean loss over the labelled tokens of the first `limit` global batches (below 1: of that share of the records), read in

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { test } from 'node:test';
+import { onStopSignals, timeLimit } from '../../src/cli/stop.ts';
 
 const stop = new URL('../../src/cli/stop.js', import.meta.url).href;
 /** A process that works in steps of 20 ms until it is asked to stop, then "saves". */
@@ -45,6 +46,26 @@ for (const [signal, words] of [
     assert.equal(text(), `started\n${words}saved\n`);
   });
 }
+
+test('trainer.max_time is days, hours, minutes and seconds', () => {
+  assert.equal(timeLimit(null), null);
+  assert.equal(timeLimit('00:00:00:02'), 2000);
+  assert.equal(timeLimit('01:02:03:04'), (((24 + 2) * 60 + 3) * 60 + 4) * 1000);
+  for (const text of ['01:00:00', '00:00:00:00', '30:00:00:00', '00:00:61:00', 'soon']) {
+    assert.throws(() => timeLimit(text), /trainer\.max_time[\s\S]*DD:HH:MM:SS/);
+  }
+});
+
+test('when the time is up, the run is asked to stop as by a signal', async () => {
+  const said: string[] = [];
+  const request = onStopSignals((line) => said.push(line), 20);
+  // Its own timer lets the process end.
+  const open = setInterval(() => {}, 1000);
+  await once(request.signal, 'abort');
+  clearInterval(open);
+  request.release();
+  assert.deepEqual(said, ['trainer.max_time is up: finishing this step and saving']);
+});
 
 test('a second Ctrl-C ends at once, a second SIGTERM does not', async () => {
   const { child, waitFor } = await start('hang');

@@ -78,7 +78,10 @@ export const data = section('Training data', {
     }),
     'Several sets in place of data_path, e.g. [{data_path: a.json, weight: 0.7}, {data_path: b.json, weight: 0.3}]; without weights each record comes once an epoch',
   ),
-  num_workers: int(2, 'Threads that read and decode ahead', { min: 0 }),
+  num_workers: int(2, 'Processes that read and decode ahead', {
+    min: 0,
+    ...noEffect('one thread reads ahead, and pictures are decoded on as many as UV_THREADPOOL_SIZE says (4)'),
+  }),
   prefetch_batches: int(2, 'Global batches to prepare ahead', { min: 0 }),
   on_error: choice(
     ['error', 'skip', 'replace'],
@@ -120,14 +123,22 @@ export const data = section('Training data', {
 
 /** model.tokenizer */
 export const tokenizer = section('Tokenizer; all null takes the one in the folder of the language model', {
-  library: choice(['sentencepiece', 'huggingface', 'megatron'], null, 'Kind of tokenizer; null recognizes it'),
+  library: choice(['sentencepiece', 'huggingface', 'megatron'], null, 'Kind of tokenizer', {
+    ...noEffect('the kind is recognized from the file'),
+  }),
   type: str(null, 'Name of a tokenizer within the library', {
     ...noEffect('the kind is recognized from the file'),
   }),
-  model: path(null, 'tokenizer.json, tokenizer.model, or the folder that holds it'),
-  vocab_file: path(null, 'vocab.json of a byte-pair tokenizer'),
-  merge_file: path(null, 'merges.txt of a byte-pair tokenizer'),
+  model: path(null, 'tokenizer.json, tokenizer.model, the folder that holds it, or a hub cache entry'),
+  vocab_file: path(null, 'vocab.json of a byte-pair tokenizer', {
+    ...refused('set model.tokenizer.model to the tokenizer.json that transformers saves of it'),
+  }),
+  merge_file: path(null, 'merges.txt of a byte-pair tokenizer', {
+    ...refused('set model.tokenizer.model to the tokenizer.json that transformers saves of it'),
+  }),
   delimiter: str(null, 'Separator of a tabular tokenizer', { ...refused('tabular tokenizers have no use here') }),
-  sentencepiece_legacy: bool(false, "SentencePiece's legacy treatment of special tokens"),
+  sentencepiece_legacy: bool(false, "SentencePiece's legacy treatment of special tokens", {
+    ...noEffect('tokens can be added to any SentencePiece model'),
+  }),
   additional_special_tokens: list(str('', 'token'), null, 'Tokens to add to the vocabulary'),
 });

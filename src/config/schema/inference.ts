@@ -13,16 +13,21 @@ export const inference = section('Generation', {
   tokens_to_generate: int(256, 'New tokens at most', { min: 1 }),
   min_tokens_to_generate: int(0, 'New tokens at least', { min: 0 }),
   all_probs: bool(false, 'Return the probabilities of all tokens', {
-    ...refused('set inference.compute_logprob=true'),
+    ...refused('no probabilities are returned; `neva evaluate` gives the loss of known answers'),
   }),
-  compute_logprob: bool(false, 'Return the log probability of every token'),
+  compute_logprob: bool(false, 'Return the log probability of every token', {
+    ...refused('no probabilities are returned; `neva evaluate` gives the loss of known answers'),
+  }),
   repetition_penalty: float(1.0, 'Makes tokens that were already written less likely; 1 changes nothing', {
     min: 0,
     exclusiveMin: true,
   }),
   end_strings: list(str('', 'string'), ['<extra_id_1>', '<extra_id_7>'], 'Texts that end an answer, besides EOS'),
   seed: int(1234, 'Seed of the sampling'),
-  batch_size: int(1, 'Prompts answered at a time', { min: 1 }),
+  batch_size: int(1, 'Prompts answered at a time', {
+    min: 1,
+    ...noEffect('prompts are answered one after the other'),
+  }),
   media_base_path: path(null, 'Folder of the pictures named in prompt_file', {
     nemo: 'inference.media_base_path (before 2.0: images_base_path)',
   }),

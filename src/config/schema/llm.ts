@@ -62,7 +62,9 @@ export const architecture = {
   }),
   headscale: bool(false, 'Scale heads', { ...refused('neither LLaMA nor NVGPT has it') }),
   normalize_attention_scores: bool(true, 'Scale scores by 1/√D', { ...refused('scores are always scaled') }),
-  do_layer_norm_weight_decay: bool(false, 'Weight decay on norms too'),
+  do_layer_norm_weight_decay: bool(false, 'Weight decay on norms too', {
+    ...refused('leave it out: norms and biases never decay here'),
+  }),
   use_emha: bool(false, 'Efficient multi-head attention', { ...refused('it does not exist in NeMo either') }),
   pre_process: bool(true, 'Embedding in the first stage', { ...refused('it follows from the pipeline stage') }),
   post_process: bool(true, 'Head in the last stage', { ...refused('it follows from the pipeline stage') }),

@@ -59,12 +59,15 @@ export const trainer = section('Machine, precision and length of the run', {
       nullable: true,
     },
   ),
-  check_val_every_n_epoch: int(null, 'Epochs between validations', { min: 1 }),
+  check_val_every_n_epoch: int(null, 'Epochs between validations, with val_check_interval=null', { min: 1 }),
   limit_val_batches: float(50, 'Global batches per validation, or a fraction of the set (below 1); 0 turns it off', {
     min: 0,
     nullable: true,
   }),
-  limit_train_batches: float(null, 'Global batches per epoch, or a fraction of the set (below 1)', { min: 0 }),
+  limit_train_batches: float(null, 'Global batches per epoch, or a fraction of the set (below 1)', {
+    min: 0,
+    ...refused('set trainer.max_steps, or leave records out of the data file'),
+  }),
   limit_test_batches: float(500, 'Batches of the test loop', {
     nullable: true,
     ...noEffect('there is no test loop; use `neva evaluate`'),
@@ -78,7 +81,9 @@ export const trainer = section('Machine, precision and length of the run', {
     'Stays 1: accumulation follows from model.global_batch_size',
     refused('set model.global_batch_size; it is divided into micro batches'),
   ),
-  deterministic: bool(false, 'Only kernels that give the same bits every time; slower on a GPU'),
+  deterministic: bool(false, 'Only kernels that give the same bits every time', {
+    ...noEffect('on a CPU the same seed gives the same bits anyway; on a GPU nothing is promised (docs/numerics.md)'),
+  }),
   enable_progress_bar: bool(true, 'Progress bar on a terminal'),
   num_sanity_val_steps: int(0, 'Validation batches before the first step', {
     ...noEffect('no sanity pass: the data are checked before training instead'),
@@ -107,7 +112,7 @@ export const trainer = section('Machine, precision and length of the run', {
   }),
   sync_batchnorm: bool(false, 'Batch norm over ranks', { ...noEffect('no layer here is a batch norm') }),
   fast_dev_run: bool(false, 'A single batch as a trial', refused('set trainer.max_steps=1')),
-  overfit_batches: float(0, 'Train on the same few batches', refused('set trainer.limit_train_batches')),
+  overfit_batches: float(0, 'Train on the same few batches', refused('use a data file of those records')),
   callbacks: list(mapping('one callback'), null, 'Lightning callbacks', refused('none can be loaded here')),
   plugins: list(mapping('one plugin'), null, 'Lightning plugins', refused('none can be loaded here')),
 });
