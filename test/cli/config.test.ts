@@ -103,7 +103,7 @@ test("NeMo's YAML file as it is, with one line for each key that has no effect h
   const run = neva([...args, ...alone, ...fits, ...tiny], { cwd: folder });
   assert.equal(run.status, 2, run.stderr);
   const notice = / has no effect: .* \(.*nemo_neva_config\.yaml:\d+\)$/gm;
-  assert.equal(run.stderr.match(notice)?.length, 2, run.stderr);
+  assert.equal(run.stderr.match(notice)?.length, 3, run.stderr);
   assert.match(run.stderr, /^model\.precision has no effect: trainer\.precision decides/m);
 });
 
