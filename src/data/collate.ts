@@ -65,8 +65,11 @@ export function collate(
     imageSize,
     imageRows,
     records: samples.map(({ id }) => id),
+    cut: countCut(samples),
   };
 }
+
+const countCut = (samples: readonly Sample[]): number => samples.filter(({ example }) => example.cut > 0).length;
 
 /** Samples that lie one after the other in one row: no position is padding. `room`: see MicroBatch. */
 export function collatePacked(samples: readonly Sample[], room: number, options: CollateOptions): MicroBatch {
@@ -89,5 +92,6 @@ export function collatePacked(samples: readonly Sample[], room: number, options:
   const cached = samples.some(({ features }) => features !== undefined);
   const features = cached ? { features: samples.flatMap((sample) => sample.features ?? []) } : {};
   const one = { id: '', example: { ids: joined, labels, imageStarts, cut: 0 }, pictures, ...features };
-  return { ...collate([one], options), lengths, packed: lengths, room, records: samples.map(({ id }) => id) };
+  const records = samples.map(({ id }) => id);
+  return { ...collate([one], options), lengths, packed: lengths, room, records, cut: countCut(samples) };
 }

@@ -14,6 +14,8 @@ export interface Loader extends AsyncIterable<GlobalBatch> {
   readonly size: number;
   /** Called for every record that was skipped or replaced, in the order of the batches handed out. */
   onProblem: ((problem: MetProblem) => void) | null;
+  /** Records in the batches handed out that were cut to encoder_seq_length. */
+  readonly cutRecords: number;
   close(): Promise<void>;
 }
 
@@ -37,9 +39,10 @@ export async function openLoader(options: DataOptions, start: { consumedSamples:
   const channel = new Channel(new Worker(new URL('./worker.js', import.meta.url), { workerData, execArgv: [] }));
   const opened = await channel.receive();
   if (opened.type !== 'open') throw new Error(`the data worker began with "${opened.type}"`);
-  const loader: Loader = {
+  const loader = {
     size: opened.size,
-    onProblem: null,
+    cutRecords: 0,
+    onProblem: null as Loader['onProblem'],
     close: () => channel.close(),
     async *[Symbol.asyncIterator]() {
       for (;;) {
@@ -47,6 +50,7 @@ export async function openLoader(options: DataOptions, start: { consumedSamples:
         if (message.type !== 'batch') throw new Error(`unexpected "${message.type}" from the data worker`);
         channel.send('more');
         for (const each of message.problems) loader.onProblem?.(each);
+        for (const { cut = 0 } of message.batch.microBatches) loader.cutRecords += cut;
         yield message.batch;
       }
     },

@@ -40,6 +40,8 @@ export interface MicroBatch {
   imageRows: Int32Array;
   /** `id` of each record, for messages. */
   records: string[];
+  /** How many of them lost positions at the right, being longer than encoder_seq_length. */
+  cut?: number;
 }
 
 export interface GlobalBatch {

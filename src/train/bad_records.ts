@@ -1,4 +1,4 @@
-/** Records that a run could not use: told as they are met, and counted by kind at the end. */
+/** Records that a run could not use, or not whole: told as they are met, and counted by kind at the end. */
 import type { Loader } from '../data/loader.ts';
 import type { Report } from '../report/report.ts';
 
@@ -16,6 +16,11 @@ export function tellBadRecords(loader: Loader, log: Report['log']): () => void {
     if (count === TOLD) log.warn(`${kind}: ${TOLD} so far; further ones are in the log file`);
   };
   return () => {
+    if (loader.cutRecords > 0) {
+      log.warn(
+        `${loader.cutRecords} times a record was cut to model.encoder_seq_length (no picture, and never all that is learnt)`,
+      );
+    }
     if (counts.size === 0) return;
     const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
     const kinds = [...counts].sort(([, a], [, b]) => b - a).map(([kind, count]) => `${kind} ${count}`);

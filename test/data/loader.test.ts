@@ -43,10 +43,28 @@ async function take(given: DataOptions, consumedSamples: number, count: number) 
   } finally {
     await loader.close();
   }
-  return { batches, problems, size: loader.size };
+  return { batches, problems, size: loader.size, cut: loader.cutRecords };
 }
 const names = (batches: GlobalBatch[]) =>
   batches.map(({ microBatches }) => microBatches.flatMap(({ records }) => records));
+
+test('records that are cut are counted, in padded rows and in packs', async () => {
+  const long = {
+    id: 'long',
+    conversations: [
+      { from: 'human', value: 'Tell.' },
+      { from: 'gpt', value: 'so it goes '.repeat(300) },
+    ],
+  };
+  const dataPath = write('long.json', [record(0), long, record(3), record(6)]);
+  for (const more of [{}, { packed: true, microBatchSize: 1 }]) {
+    const { cut, problems } = await take(options({ dataPath, ...more }), 0, 2);
+    // Once an epoch.
+    assert.equal(cut, 2);
+    assert.deepEqual(problems, []);
+  }
+  assert.equal((await take(options(), 0, 2)).cut, 0);
+});
 
 test('batches cross the thread whole, and an epoch leaves out its incomplete last batch', async () => {
   const { batches, size } = await take(options(), 0, 5);
