@@ -16,7 +16,7 @@ cp -R bench/gpu bench/step bench/peer.ts "$to/bench"
 rm -rf "$to/src" "$to/data/demo/make" "$to/dist/test"
 # The tests that run.ts runs on the GPU, and what they read.
 mkdir -p "$to/dist/test/parallel" "$to/dist/test/engine" "$to/test/fixtures"
-cp -R dist/test/model dist/test/support dist/test/generate dist/test/train "$to/dist/test"
+cp -R dist/test/model dist/test/support dist/test/generate "$to/dist/test"
 cp -R dist/test/engine/torch "$to/dist/test/engine"
 cp dist/test/parallel/collectives_rank.js "$to/dist/test/parallel"
 cp -R test/fixtures/engine test/fixtures/llava test/fixtures/gpt "$to/test/fixtures"
@@ -27,7 +27,9 @@ npm ls --omit=dev --omit=peer --all --parseable 2>/dev/null | sed "s#^$root/##" 
   mkdir -p "$to/$(dirname "$module")"
   cp -R "$module" "$to/$(dirname "$module")/"
 done
-find "$to/node_modules" \( -name '*.map' -o -name '*.d.ts' -o -name '*.md' -o -name '*.min.js' \) -type f -delete
+find "$to/node_modules" \( -name '*.map' -o -name '*.d.ts' -o -name '*.md' \) -type f -delete
+# Of TensorFlow.js alone: elsewhere (tar) the minified file is the module itself.
+find "$to/node_modules/@tensorflow" -name '*.min.js' -type f -delete
 rm -rf "$to"/node_modules/@tensorflow/*/dist/bundle* "$to"/node_modules/@img/*musl* "$to"/node_modules/@types
 cp "$(node -p process.execPath)" "$to/node"
 strip "$to/node" 2>/dev/null || true

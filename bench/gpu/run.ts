@@ -12,6 +12,8 @@ const { values: flags } = parseArgs({
     out: { type: 'string' },
     tiny: { type: 'boolean', default: false },
     cpu: { type: 'boolean', default: false },
+    /** Parts whose names begin so: tests,nccl */
+    only: { type: 'string' },
     steps: { type: 'string', default: '10' },
     /** Peak of the GPU in bfloat16, FLOP/s: H100 and H200 SXM 989e12, A100 312e12. */
     peak: { type: 'string', default: '989e12' },
@@ -22,6 +24,7 @@ const accelerator = flags.cpu ? 'cpu' : 'gpu';
 const failures: { part: string; message: string }[] = [];
 
 async function part(name: string, body: () => Promise<object> | object): Promise<void> {
+  if (flags.only && !flags.only.split(',').some((each) => name.startsWith(each))) return;
   console.log(`== ${name}`);
   const began = performance.now();
   try {
@@ -113,7 +116,10 @@ await part('tests', () => {
     });
     const count = (what: string) => Number(new RegExp(`^# ${what} (\\d+)$`, 'm').exec(stdout)?.[1] ?? 0);
     const wrong = [...stdout.matchAll(/^ *not ok \d+ - (.*)$/gm)].map(([, test]) => test!);
-    const errors = [...stdout.matchAll(/^ *error: (?:'(.*)'|\|-\n +(.*))$/gm)].map(([, one, more]) => one ?? more);
+    // Of tests, and of a file that does not load.
+    const errors = [...stdout.matchAll(/^ *error: (?:'(.*)'|\|-\n +(.*))$|^# (.*Error.*)$/gm)].map(
+      ([, one, more, file]) => one ?? more ?? file,
+    );
     const figures = { name, pass: count('pass'), fail: count('fail'), skipped: count('skipped'), wrong, errors };
     console.log(`   ${name}: ${figures.pass} pass, ${figures.fail} fail`);
     if (figures.fail > 0 || figures.pass === 0) {

@@ -1,7 +1,7 @@
 /**
  * Data parallelism on this machine: 1, 2 and 4 ranks share the same global batch and the same cores, step by step in turns.
  *
- *     npm run build && node dist/bench/parallel/run.js [--steps 12] [--ranks 1,2,4] [--bucket-mb 25] [--text 384] [--batch 2]
+ *     npm run build && node dist/bench/parallel/run.js [--steps 12] [--ranks 1,2,4] [--bucket-mb 125] [--text 384] [--batch 2]
  *         [--dtype float32|bfloat16] [--stage pretrain|finetune] [--tiny] [--out FILE]
  *
  * For each number of ranks, with `fused_adam` and with `distributed_fused_adam`: tokens/s beside the single process; the share of a step
@@ -20,7 +20,7 @@ const { values: flags } = parseArgs({
   options: {
     steps: { type: 'string', default: '12' },
     ranks: { type: 'string', default: '1,2,4' },
-    'bucket-mb': { type: 'string', default: '25' },
+    'bucket-mb': { type: 'string', default: '125' },
     text: { type: 'string', default: '384' },
     batch: { type: 'string', default: '2' },
     dtype: { type: 'string', default: 'float32' },

@@ -26,7 +26,7 @@ export const together = (reductions: readonly GradientReduction[]): GradientRedu
 });
 
 export interface BucketOptions {
-  /** Gradients that travel as one message, in bytes. */
+  /** Gradients that travel as one message, at most, in bytes; a small model's are cut into MESSAGES all the same. */
   bytes: number;
   /** Messages start while the backward pass goes on. */
   overlap: boolean;
@@ -170,12 +170,20 @@ class SummedGradients extends BucketedReduction {
 }
 
 const FLOAT32_BYTES = 4;
+/** One message for the whole of a small model would start when backward has ended, and hide behind nothing. */
+const MESSAGES = 16;
+/** Below, messages take longer to start than to travel. */
+const LEAST_BYTES = 1e6;
 
-function fill(parameters: readonly Parameter[], bucketBytes: number): Bucket[] {
+const bytesOf = ({ value }: Parameter) => FLOAT32_BYTES * value.shape.reduce((product, n) => product * n, 1);
+
+function fill(parameters: readonly Parameter[], most: number): Bucket[] {
+  const all = parameters.reduce((sum, each) => sum + bytesOf(each), 0);
+  const bucketBytes = Math.min(most, Math.max(LEAST_BYTES, all / MESSAGES));
   const buckets: Bucket[] = [];
   let bytes = Number.POSITIVE_INFINITY;
   for (const parameter of parameters) {
-    const size = FLOAT32_BYTES * parameter.value.shape.reduce((product, n) => product * n, 1);
+    const size = bytesOf(parameter);
     if (bytes + size > bucketBytes) {
       buckets.push({ parameters: [], missing: new Set(), work: null });
       bytes = 0;

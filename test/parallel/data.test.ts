@@ -165,6 +165,13 @@ test('buckets start in one order, while backward goes on, whatever is ready or m
   assert.deepEqual(atTheEnd.after, [0, 0, 0, 0]);
   assert.deepEqual(atTheEnd.messages, usual.messages);
 
+  // Small models: sixteen messages at least, of a megabyte at least, whatever a bucket may hold.
+  const many = Array.from({ length: 64 }, (_, i) => make(`m${i}`, 100_000, true));
+  const messages: string[] = [];
+  gradientReduction(engine, noted(messages, []), many, { bytes: 125e6, overlap: true }).finish();
+  assert.equal(messages.length, 16);
+  assert.equal(messages[0], '100000 100000 100000 100000');
+
   const nothing = started([false, false, false, false], []);
   assert.deepEqual(nothing.messages.slice(0, 3), ['40', '30 20', '10']);
 });
