@@ -52,8 +52,8 @@ export interface Parameter {
   /** `grad` is one of several summands: each rank of a tensor-parallel group adds its own pictures' or positions'. */
   readonly summand?: boolean;
   /**
-   * An embedding that serves as head too, where it is on the first and on the last pipeline stage: equal weights, and each has a
-   * summand of the gradient.
+   * An embedding that serves as head too, where it is on the first and on the last pipeline stage: equal weights, and each
+   * has a summand of the gradient.
    */
   twin?: 'first' | 'last';
 }

@@ -48,8 +48,8 @@ export class ParameterMaker {
   /** Those that are here. */
   readonly made: Parameter[] = [];
   /**
-   * Whether weights that are made now are this process's. Those of another pipeline stage are compared with the source, drawn where
-   * all draw, and come out without a value.
+   * Whether weights that are made now are this process's. Those of another pipeline stage are compared with the source,
+   * drawn where all draw, and come out without a value.
    */
   here = true;
   readonly #known = new Set<string>();

@@ -1,6 +1,6 @@
 /**
- * A model divided by its depth (pipeline parallelism, Huang et al. 2019): a stage is a run of the walk's segments. The first has
- * tower, projector and embedding, the last final norm, head and loss; blocks lie on all of them.
+ * A model divided by its depth (pipeline parallelism, Huang et al. 2019): a stage is a run of the walk's segments. The first
+ * has tower, projector and embedding, the last final norm, head and loss; blocks lie on all of them.
  */
 
 export interface Stage {
@@ -32,8 +32,8 @@ export interface StageCosts {
 }
 
 /**
- * Blocks of each stage, such that the largest stage is as small as can be: blocks are alike, so each next one goes to the stage
- * that has least; of two alike to the later one, which holds fewer micro batches.
+ * Blocks of each stage, such that the largest stage is as small as can be: blocks are alike, so each next one goes to the
+ * stage that has least; of two alike to the later one, which holds fewer micro batches.
  */
 export function balancedLayout(blocks: number, stages: number, { front, block, end }: StageCosts): number[] {
   const layout = Array.from({ length: stages }, () => 1);

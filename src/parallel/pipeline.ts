@@ -9,9 +9,9 @@ export interface Turn {
 }
 
 /**
- * One forward, one backward (PipeDream-Flush, Narayanan et al. 2021, section 2.2): as many micro batches forward as there are
- * stages behind this one, then a forward and a backward in turn, then the backwards that are left. A stage holds the activations
- * of S − s micro batches at most. With a single stage each micro batch goes forward and backward before the next.
+ * One forward, one backward (PipeDream-Flush, Narayanan et al. 2021, section 2.2): as many micro batches forward as there
+ * are stages behind this one, then a forward and a backward in turn, then the backwards that are left. A stage holds the
+ * activations of S − s micro batches at most. With a single stage each micro batch goes forward and backward before the next.
  */
 export function oneForwardOneBackward(stage: number, stages: number, microBatches: number): Turn[] {
   const ahead = Math.min(stages - 1 - stage, microBatches);
@@ -29,13 +29,10 @@ export interface Incoming {
   wait(): void;
 }
 
-/** Under way to a neighbour; the addon keeps the values until it is waited for. */
-interface Sent {
-  micro: number;
-  work: Work;
-}
-
-/** The ranks that have the stages of one pipeline, in their order; a group for each direction, so that neither waits for the other. */
+/**
+ * The ranks that have the stages of one pipeline, in their order; a group for each direction, so that neither waits for
+ * the other.
+ */
 export interface PipelineGroups {
   readonly down: Group;
   readonly up: Group;
@@ -43,13 +40,16 @@ export interface PipelineGroups {
 
 /**
  * Hidden states from the stage before and to the one after, gradients the other way. Sending does not wait: a message is
- * complete when the other has begun to receive it, and it is waited for where that has happened for certain.
+ * complete when the other has begun to receive it. With the turns of oneForwardOneBackward, each beginning to receive what
+ * the next one needs, a stage that sends something has begun to receive all that was sent to it before: that is when
+ * messages are waited for, and the addon lets go of their values.
  */
 export class Neighbours {
   readonly #engine: Engine;
   readonly #groups: PipelineGroups;
-  readonly #hidden: Sent[] = [];
-  readonly #gradients: Sent[] = [];
+  /** Under way to the stage after, and to the one before. */
+  readonly #hidden: Work[] = [];
+  readonly #gradients: Work[] = [];
 
   constructor(engine: Engine, groups: PipelineGroups) {
     this.#engine = engine;
@@ -58,61 +58,47 @@ export class Neighbours {
 
   /** Of a micro batch, from the stage before. */
   expectHidden(micro: number, shape: readonly number[], dtype: DType): Incoming {
-    const { rank, size } = this.#groups.down;
-    const from = rank - 1;
+    const from = this.#groups.down.rank - 1;
     const what = `the hidden states of micro batch ${micro + 1} from stage ${from + 1}`;
-    // That stage has begun to receive these gradients before it sends this (the turns of oneForwardOneBackward).
-    return this.#expect(this.#groups.down, from, what, shape, dtype, () =>
-      settle(this.#gradients, micro - (size - rank) - 1),
-    );
+    return this.#expect(this.#groups.down, from, what, shape, dtype, this.#gradients);
   }
 
   /** Of the hidden states that were handed on, from the stage after. */
   expectGradient(micro: number, shape: readonly number[], dtype: DType): Incoming {
     const from = this.#groups.up.rank + 1;
     const what = `the gradients of micro batch ${micro + 1} from stage ${from + 1}`;
-    return this.#expect(this.#groups.up, from, what, shape, dtype, () => settle(this.#hidden, micro));
+    return this.#expect(this.#groups.up, from, what, shape, dtype, this.#hidden);
   }
 
-  handHidden(micro: number, hidden: Tensor): void {
+  handHidden(hidden: Tensor): void {
     const to = this.#groups.down.rank + 1;
-    const work = this.#groups.down.send(hidden, to, `stage ${to + 1} to take hidden states`);
-    this.#hidden.push({ micro, work });
+    this.#hidden.push(this.#groups.down.send(hidden, to, `stage ${to + 1} to take hidden states`));
   }
 
-  handGradient(micro: number, gradient: Tensor): void {
+  handGradient(gradient: Tensor): void {
     const to = this.#groups.up.rank - 1;
-    const work = this.#groups.up.send(gradient, to, `stage ${to + 1} to take gradients`);
-    this.#gradients.push({ micro, work });
+    this.#gradients.push(this.#groups.up.send(gradient, to, `stage ${to + 1} to take gradients`));
   }
 
   /** All that was handed on has been taken. */
   finish(): void {
-    settle(this.#hidden, Number.POSITIVE_INFINITY);
-    settle(this.#gradients, Number.POSITIVE_INFINITY);
+    settle(this.#hidden);
+    settle(this.#gradients);
   }
 
-  #expect(
-    group: Group,
-    from: number,
-    what: string,
-    shape: readonly number[],
-    dtype: DType,
-    arrived: () => void,
-  ): Incoming {
+  #expect(group: Group, from: number, what: string, shape: readonly number[], dtype: DType, sent: Work[]): Incoming {
     const tensor = this.#engine.zeros(shape, dtype);
     const work = group.receive(tensor, from, what);
     return {
       tensor,
       wait() {
         work.wait();
-        arrived();
+        settle(sent);
       },
     };
   }
 }
 
-/** Waits for the messages of micro batches up to `last`. */
-function settle(sent: Sent[], last: number): void {
-  while (sent.length > 0 && sent[0]!.micro <= last) sent.shift()!.work.wait();
+function settle(sent: Work[]): void {
+  for (const work of sent.splice(0)) work.wait();
 }

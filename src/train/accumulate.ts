@@ -118,18 +118,18 @@ class MicroWalk {
   }
 
   forward(received: Incoming | null): void {
-    const { micro, number, below, recompute } = this.#task;
+    const { micro, below, recompute } = this.#task;
     received?.wait();
     this.#arena.within(() => {
       const chain = this.#model.lossChain(micro, received?.tensor ?? null);
       const half = walkForward(this.#engine, chain, recompute, below && !isFirst(this.#stage));
-      if (!chain.loss) this.#neighbours.handHidden(number, half.output);
+      if (!chain.loss) this.#neighbours.handHidden(half.output);
       this.#half = { ...half, chain };
     });
   }
 
   backward(received: Incoming | null): void {
-    const { number, weight, scale, onFinal } = this.#task;
+    const { weight, scale, onFinal } = this.#task;
     const engine = this.#engine;
     const half = this.#half!;
     received?.wait();
@@ -141,7 +141,7 @@ class MicroWalk {
         grad = made.grad;
       }
       const onward = walkBackward(engine, half, grad, onFinal);
-      if (onward && !isFirst(this.#stage)) this.#neighbours.handGradient(number, onward);
+      if (onward && !isFirst(this.#stage)) this.#neighbours.handGradient(onward);
     });
     this.#half = null;
     this.#arena.free();
@@ -157,7 +157,7 @@ export function lossOnly(engine: Engine, model: NevaModel, ranks: Ranks, micro: 
     received?.wait();
     const output = forwardOnly(engine, model.lossChain(micro, received?.tensor ?? null));
     if (isLast(stage)) return engine.item(output);
-    neighbours.handHidden(0, output);
+    neighbours.handHidden(output);
     neighbours.finish();
     return 0;
   });

@@ -6,8 +6,9 @@
  * labels, which the loss is divided by; for the gradients (src/parallel/data.ts); and for the figures, with which they also
  * agree on stopping.
  *
- * Everything else is elsewhere: the micro batches' turns in accumulate.ts, how one walks through the model in walk.ts, the update in optimizer.ts, the
- * learning rate in schedule.ts, what is trained and where it comes from in assemble.ts, the batches in src/data.
+ * Everything else is elsewhere: the micro batches' turns in accumulate.ts, how one walks through the model in walk.ts, the
+ * update in optimizer.ts, the learning rate in schedule.ts, what is trained and where it comes from in assemble.ts, the
+ * batches in src/data.
  */
 import type { GlobalBatch, MicroBatch } from '../data/types.ts';
 import type { Engine } from '../engine/engine.ts';

@@ -1,8 +1,8 @@
 /**
  * The walk: forward through a chain of segments keeping one vjp each, backward through them in reverse. A frozen
  * beginning is run without recording; a segment's activations are freed the moment the walk has passed it; a segment that is
- * to be run again keeps its input instead of a vjp. A pipeline stage walks its run of segments, and other micro batches between
- * the two ways (accumulate.ts).
+ * to be run again keeps its input instead of a vjp. A pipeline stage walks its run of segments, and other micro batches
+ * between the two ways (accumulate.ts).
  */
 import type { Engine, Parameter, Segment, Tensor, Vjp } from '../engine/engine.ts';
 import type { Chain, LossHead } from '../model/neva.ts';
@@ -88,8 +88,8 @@ function tell({ parameters }: Segment, walked: readonly Walked[], onFinal: OnFin
 const trains = ({ parameters }: Segment) => parameters.some((parameter) => parameter.trainable);
 
 /**
- * The summed loss of a chain that was walked forward to its end and, where something learns, scale · its gradient [M, C], one
- * chunk of labelled positions after the other.
+ * The summed loss of a chain that was walked forward to its end and, where something learns, scale · its gradient [M, C],
+ * one chunk of labelled positions after the other.
  */
 export function lossAndGradient(
   engine: Engine,

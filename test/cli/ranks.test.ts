@@ -95,7 +95,13 @@ test('trainer.devices=2 and neva launch give the losses of one process; rank 0 w
   assert.match(two.stderr, /^2 ranks = pipeline 1 × data 2 × tensor 1$/m);
   const launched = neva(['launch', '--nproc', '2', 'pretrain', ...overrides(6, 'launched', ...more)], options);
   assert.equal(launched.status, 0, launched.stderr);
-  for (const name of ['two', 'launched']) {
+  const stages = ['trainer.devices=2', 'model.pipeline_model_parallel_size=2'];
+  const piped = neva(['pretrain', ...overrides(6, 'piped', ...more, ...stages)], options);
+  assert.equal(piped.status, 0, piped.stderr);
+  assert.match(piped.stderr, /^2 ranks = pipeline 2 × data 1 × tensor 1$/m);
+  const parts = (text: string) => text.match(/^(?:vision_encoder|projector|llm|all) .*$/gm);
+  assert.deepEqual(parts(piped.stderr), parts(single.stderr), 'parts are counted over all stages');
+  for (const name of ['two', 'launched', 'piped']) {
     close(losses(name), losses('single'));
     for (const key of ['tokens', 'label_tokens', 'consumed_samples']) {
       assert.deepEqual(

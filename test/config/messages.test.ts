@@ -73,6 +73,15 @@ const MISTAKES: [string, () => void][] = [
         'trainer.devices=4',
       ]),
   ],
+  [
+    'stages that do not fit',
+    () =>
+      run([
+        ...['model.num_layers=2', 'trainer.devices=3', 'model.pipeline_model_parallel_size=3'],
+        'model.pipeline_model_parallel_layout=[1,2]',
+      ]),
+  ],
+  ['interleaved stages', () => run(['model.virtual_pipeline_model_parallel_size=2'])],
   ['longer than the positions', () => run(['model.max_position_embeddings=2048', 'model.encoder_seq_length=4096'])],
   ['recomputation without a method', () => run(['model.activations_checkpoint_granularity=full'])],
   ['a misspelled key in a file', () => file('defaults:\n  - neva_pretrain\n  - _self_\ntrainer:\n  max_step: 5\n')],

@@ -1,8 +1,10 @@
 /** The turns of a pipeline's stages, and how layers are dealt out to them. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { Engine } from '../../src/engine/engine.ts';
 import { balancedLayout, stageOf } from '../../src/model/stage.ts';
-import { oneForwardOneBackward, type Turn } from '../../src/parallel/pipeline.ts';
+import { ALONE, type Group } from '../../src/parallel/group.ts';
+import { type Incoming, Neighbours, oneForwardOneBackward, type Turn } from '../../src/parallel/pipeline.ts';
 
 const words = (turns: Turn[]) => turns.map(({ way, micro }) => `${way[0]}${micro}`).join(' ');
 
@@ -39,6 +41,76 @@ test('no stage waits for ever, holds more than S − s micro batches, or takes g
         }
       }
       assert.equal(done.size, 2 * stages * microBatches);
+    }
+  }
+});
+
+/** A group whose messages are only counted; waiting for one that the other side does not take, or has not sent, is a mistake. */
+function counted(rank: number, size: number, name: string, counts: Map<string, number>): Group {
+  const next = (key: string) => {
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+    return counts.get(key)!;
+  };
+  const has = (key: string, number: number) => assert.ok((counts.get(key) ?? 0) >= number, `${key}, number ${number}`);
+  return {
+    ...ALONE,
+    rank,
+    size,
+    send(_tensor, to) {
+      const number = next(`${name}: ${rank} sends to ${to}`);
+      return { done: false, wait: () => has(`${name}: ${to} takes from ${rank}`, number) };
+    },
+    receive(_tensor, from) {
+      const number = next(`${name}: ${rank} takes from ${from}`);
+      return { done: false, wait: () => has(`${name}: ${from} sends to ${rank}`, number) };
+    },
+  };
+}
+
+test('a message that was sent is waited for only when the other side has begun to receive it', () => {
+  const engine = { zeros: () => ({}) } as unknown as Engine;
+  const tensor = engine.zeros([]);
+  for (const stages of [2, 3, 5]) {
+    for (const [microBatches, hurry] of [1, 2, 4, 9].flatMap((n) => [[n, 'first'] as const, [n, 'last'] as const])) {
+      // Every third micro batch has no way back.
+      const back = (micro: number) => micro % 3 !== 2;
+      const counts = new Map<string, number>();
+      const sent = new Set<string>();
+      const ranks = Array.from({ length: stages }, (_, s) => {
+        const [down, up] = ['down', 'up'].map((name) => counted(s, stages, name, counts)) as [Group, Group];
+        const neighbours = new Neighbours(engine, { down, up });
+        const expect = ({ way, micro }: Turn): Incoming | null => {
+          if (way === 'forward') return s > 0 ? neighbours.expectHidden(micro, [], 'float32') : null;
+          return s < stages - 1 && back(micro) ? neighbours.expectGradient(micro, [], 'float32') : null;
+        };
+        const turns = oneForwardOneBackward(s, stages, microBatches);
+        return { s, neighbours, expect, turns, ahead: expect(turns[0]!) };
+      });
+      // Whenever several stages can go on, the first, or the last of them does.
+      if (hurry === 'last') ranks.reverse();
+      let left = 2 * stages * microBatches;
+      for (let moved = true; moved; ) {
+        moved = false;
+        for (const rank of ranks) {
+          if (moved) break;
+          const { s, neighbours, expect, turns } = rank;
+          const turn = turns[0];
+          const needed = turn && (turn.way === 'forward' ? `f${s - 1} ${turn.micro}` : `b${s + 1} ${turn.micro}`);
+          if (!turn || (rank.ahead && !sent.has(needed!))) continue;
+          turns.shift();
+          const incoming = rank.ahead;
+          rank.ahead = turns[0] ? expect(turns[0]) : null;
+          incoming?.wait();
+          const { way, micro } = turn;
+          if (way === 'forward' && s < stages - 1) neighbours.handHidden(tensor);
+          if (way === 'backward' && s > 0 && back(micro)) neighbours.handGradient(tensor);
+          sent.add(`${way[0]}${s} ${micro}`);
+          left -= 1;
+          moved = true;
+        }
+      }
+      assert.equal(left, 0);
+      for (const { neighbours } of ranks) neighbours.finish();
     }
   }
 });

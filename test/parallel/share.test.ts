@@ -38,12 +38,14 @@ const byWorld: Record<number, Sharing[]> = {
     sharing(stage, { gpt, tied, pipeline: 2 }),
     sharing(stage, { tensor: 2, packed }),
     sharing(stage, { tensor: 2, sequence, packed }),
+    sharing(stage, { packed, recompute }),
     sharing(stage, { sharded, packed }),
   ]),
   4: [
     ...stages.flatMap((stage) => [
       sharing(stage, { tensor: 4 }),
       sharing(stage, { tensor: 4, sequence }),
+      sharing(stage, { tensor: 4, recompute, packed }),
       sharing(stage, { tensor: 2, recompute }),
       sharing(stage, { tensor: 2, sequence, sharded }),
     ]),
