@@ -142,7 +142,8 @@ async function run({ name, stage, ...sharing }: Sharing): Promise<Outcome> {
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
   const { optimizer, reduction } = optimizerOver(engine, ranks, trainable, {
     betas: [0.9, 0.95],
-    eps: 1e-8,
+    // Gradients that are hardly more than rounding are not blown up to full steps.
+    eps: 1e-6,
     weightDecay: 0.1,
     clip: 0.5,
     ema: { decay: 0.8, everySteps: 2 },
