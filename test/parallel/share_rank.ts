@@ -8,8 +8,11 @@ import { join } from 'node:path';
 import { openWeights } from '../../src/checkpoint/weights.ts';
 import type { SnapshotTensor } from '../../src/checkpoint/write_folder.ts';
 import type { GlobalBatch } from '../../src/data/types.ts';
+import type { Parameter } from '../../src/engine/engine.ts';
 import { NevaModel } from '../../src/model/neva.ts';
+import { cutOut } from '../../src/model/parameters.ts';
 import type { GptBlock, NevaShape } from '../../src/model/shapes.ts';
+import { wholeShape } from '../../src/model/split.ts';
 import { balancedLayout, stageOf } from '../../src/model/stage.ts';
 import { readPlace } from '../../src/parallel/environment.ts';
 import { ALONE, joinGroup, type Traffic } from '../../src/parallel/group.ts';
@@ -118,6 +121,14 @@ const GPT: GptBlock = {
   bias: true,
 };
 
+/** Biases, and LayerNorm1p's weights, begin at zero: what is left of them would be compared with a few small steps. */
+function fillVector(parameter: Parameter): void {
+  const [length = 0, ...others] = wholeShape(parameter);
+  if (others.length > 0) return;
+  const values = Float32Array.from({ length }, (_, i) => Math.cos(i + parameter.name.length) / 10);
+  engine.scope(() => engine.assign(parameter.value, cutOut(engine, engine.tensor(values, [length]), parameter.shard)));
+}
+
 async function run({ name, stage, ...sharing }: Sharing): Promise<Outcome> {
   const { gpt, tied, tensor, pipeline, sequence, sharded, recompute } = sharing;
   const ranks = openRanks(group, makeMesh(group.size, tensor, pipeline));
@@ -139,6 +150,7 @@ async function run({ name, stage, ...sharing }: Sharing): Promise<Outcome> {
   for (const part of model.parts) {
     for (const each of part.parameters) each.trainable = part.name === 'projector' || (part.name === 'llm' && llm);
   }
+  if (gpt) for (const parameter of model.llm.parameters) fillVector(parameter);
   const trainable = model.parameters.filter((parameter) => parameter.trainable);
   const { optimizer, reduction } = optimizerOver(engine, ranks, trainable, {
     betas: [0.9, 0.95],
