@@ -86,3 +86,29 @@ async function killedTwentyTimes(name: string, ranks: number, layout: readonly s
   const losses = (of: string) => read(of, 'metrics.jsonl').map(({ step, loss }) => [step, loss]);
   assert.deepEqual(losses(run), losses(whole));
 }
+
+for (const victim of [1, 0]) {
+  test(`stopped: rank ${victim} is named by the other, and does not outlive the run`, async () => {
+    const name = `stopped-${victim}`;
+    const [, , layout] = LAYOUTS[0]!;
+    const timeouts = ['trainer.collective_timeout=5', 'trainer.failure_timeout=5'];
+    const command = [...args(name, 2, layout), 'trainer.max_steps=100000', ...timeouts];
+    const child = spawn(process.execPath, nevaArgs(command), { ...options, stdio: ['ignore', 'ignore', 'pipe'] });
+    let text = '';
+    let pids: number[] = [];
+    child.stderr.on('data', (piece) => {
+      text += piece;
+      if (pids.length > 0 || !/^pretrain +3\//m.test(text)) return;
+      const lines = read(name, 'neva.log') as { rank: number; pid: number }[];
+      pids = [0, 1].map((rank) => lines.findLast((line) => line.rank === rank)!.pid);
+      process.kill(pids[victim]!, 'SIGSTOP');
+    });
+    const [status] = await once(child, 'close');
+    assert.equal(status, 1, text);
+    const found =
+      victim === 1 ? 'rank 1 of 2 on \\S+ does not answer any more' : 'rank 0, at whose store the ranks meet';
+    const waited = `^neva: rank ${1 - victim} of 2 on \\S+ waited for .*, at step \\d+: nothing came in time .*; ${found}`;
+    assert.match(text, new RegExp(waited, 'm'));
+    for (const pid of pids) assert.throws(() => process.kill(pid, 0), /ESRCH/);
+  });
+}
