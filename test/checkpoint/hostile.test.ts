@@ -7,6 +7,7 @@ import { after, test } from 'node:test';
 import { readTensor } from '../../src/checkpoint/pieces.ts';
 import { fileEntries } from '../../src/checkpoint/raw.ts';
 import { isUserError } from '../../src/errors.ts';
+import { neva } from '../cli/neva.ts';
 import {
   global,
   int,
@@ -124,7 +125,17 @@ const FILES: Record<string, [Buffer, RegExp]> = {
   'a program': [zipOf([member({}, 'x/code/a.py'), member({}, 'x/constants.pkl')]), /TorchScript/],
   'another byte order': [withMember(member({}), { name: 'x/byteorder', data: Buffer.from('big') }), /big-endian/],
   'no torch file': [zipOf([member({}, 'readme')]), /no file of torch\.save/],
+  'a dict that holds itself': [pickled(pickleOf('}q\x00', text('w'), 'h\x00s.')), /"w" is no tensor/],
+  'a list that holds itself': [pickled(pickleOf(']q\x00h\x00a.')), /no state dict/],
   'nothing at all': [Buffer.alloc(0), /not a file of weights/],
+  'a GGUF file': [Buffer.concat([Buffer.from('GGUF\x03\0\0\0'), Buffer.alloc(600, 0xff)]), /not a file of weights/],
+  'an array of numpy': [Buffer.concat([Buffer.from("\x93NUMPY\x01\0v\0{'descr': '|O'}")]), /not a file of weights/],
+  'a pickle alone': [calls('os', 'system'), /not a file of weights|before version 1\.6/],
+  'a web page': [Buffer.from('<!DOCTYPE html><html><body>Not found</body></html>'), /not a file of weights/],
+  'a pointer of git-lfs': [
+    Buffer.from(`version https://git-lfs.github.com/spec/v1\noid sha256:${'0'.repeat(64)}\nsize 9\n`),
+    /not a file of weights/,
+  ],
 };
 
 test('the file that the others are made from is read', () => {
@@ -145,3 +156,17 @@ for (const [name, [bytes, expected]] of Object.entries(FILES)) {
     assert.deepEqual(readdirSync(folder), ['file']);
   });
 }
+
+test('the command exits with 2 for them, says one message, and writes nothing', () => {
+  const out = join(folder, 'out', 'there');
+  const file = join(folder, 'file');
+  for (const name of ['os.system', 'a bomb', 'a dict that holds itself', 'members that overlap', 'a GGUF file']) {
+    writeFileSync(file, FILES[name]![0]);
+    const { status, stderr, stdout } = neva(['convert-checkpoint', '--from', file, '--to', 'hf', '--out', out]);
+    assert.equal(status, 2, name);
+    assert.match(stderr, FILES[name]![1]);
+    assert.doesNotMatch(stderr, /\n +at /);
+    assert.equal(stdout, '');
+    assert.deepEqual(readdirSync(folder), ['file']);
+  }
+});
