@@ -14,6 +14,8 @@ export interface Answer {
   /** bench/parallel: of a step, within the reduction's own calls, and of these after backward. */
   reduction_s?: number;
   waited_s?: number;
+  /** Until the slowest rank has ended its backward pass. */
+  skew_s?: number;
 }
 
 export class Peer {

@@ -67,6 +67,10 @@ function step(reduction: GradientReduction) {
     loss += engine.item(value) / tokens;
     value.dispose();
   }
+  // A rank that is behind in computing is no message's time; the reduction would wait for it as long.
+  const behind = performance.now();
+  group.barrier('the others to end their backward pass');
+  const skew = performance.now() - behind;
   const ended = within;
   timed(() => reduction.finish());
   timed(() => reduction.wait());
@@ -76,6 +80,7 @@ function step(reduction: GradientReduction) {
     seconds: (performance.now() - began) / 1000,
     reduction_s: within / 1000,
     waited_s: (within - ended) / 1000,
+    skew_s: skew / 1000,
     loss,
     grad_norm: gradNorm,
   };
@@ -89,5 +94,6 @@ for await (const line of createInterface({ input: process.stdin })) {
   else if (line === 'after') tell(step(after ?? during));
   else break;
 }
+group.close();
 tell({ peak_rss_bytes: process.resourceUsage().maxRSS * 1024 });
 process.exit(0);

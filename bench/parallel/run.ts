@@ -103,7 +103,7 @@ for (let i = 0; i < Number(flags.steps); i++) {
 for (const { peers } of runners) await Promise.all(peers.map((peer) => peer.ask('quit')));
 
 const positions = BASE.batch * (BASE.textTokens + (BASE.clip.image / BASE.clip.patch) ** 2) * BASE.microBatches;
-const of = (answers: readonly Answer[], key: 'seconds' | 'reduction_s' | 'waited_s') =>
+const of = (answers: readonly Answer[], key: 'seconds' | 'reduction_s' | 'waited_s' | 'skew_s') =>
   median(answers.map((each) => each[key]!));
 const alone = runners.find(({ ranks }) => ranks === 1);
 const figures = runners.map(({ name, ranks, sharded, overlapped, afterwards }) => {
@@ -120,6 +120,7 @@ const figures = runners.map(({ name, ranks, sharded, overlapped, afterwards }) =
     throughput_ratio: alone ? median(overlapped.map((each, i) => alone.overlapped[i]!.seconds / each.seconds)) : null,
     communication_share: ranks === 1 ? 0 : of(overlapped, 'reduction_s') / seconds,
     waited_s: of(overlapped, 'waited_s'),
+    skew_s: of(overlapped, 'skew_s'),
     reduction_after_backward_s: whole,
     overlap: whole ? 1 - of(overlapped, 'waited_s') / whole : null,
     loss: overlapped.at(-1)!.loss,
