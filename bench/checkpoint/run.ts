@@ -7,7 +7,7 @@
  * Needs four times --gb of free space. Writes bench/results/DATE-checkpoint.json.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -35,7 +35,10 @@ try {
   mkdirSync(join(packageRoot, 'bench/results'), { recursive: true });
   const load = spawnSync('cat', ['/proc/loadavg'], { encoding: 'utf8' }).stdout.trim();
   const machine = { cpu: cpus()[0]?.model, cores: cpus().length, node: process.version, load_after: load };
-  writeFileSync(out, `${JSON.stringify({ date, machine, stall, speed }, null, 2)}\n`);
+  // The half that was skipped stays as it was measured before.
+  const before = existsSync(out) ? JSON.parse(readFileSync(out, 'utf8')) : {};
+  const result = { ...before, date, machine, ...(stall ? { stall } : {}), ...(speed ? { speed } : {}) };
+  writeFileSync(out, `${JSON.stringify(result, null, 2)}\n`);
   console.log(`written to ${out}`);
 } finally {
   rmSync(folder, { recursive: true, force: true });

@@ -12,7 +12,8 @@ Atomics.store(counters, BEGUN, 1);
 Atomics.notify(counters, BEGUN);
 
 for (let n = 0; ; n++) {
-  Atomics.wait(counters, FILLED, n);
+  // Woken by the notice of a buffer that it had found full already, it must look again.
+  while (Atomics.load(counters, FILLED) === n) Atomics.wait(counters, FILLED, n);
   if (Atomics.load(counters, FAILED) === 0) {
     try {
       const [plain, direct, position, length] = orders[n % SLOTS] as unknown as [number, number, number, number];

@@ -3,8 +3,18 @@ import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } fr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { Worker } from 'node:worker_threads';
 import { OutFile } from '../../src/checkpoint/out_file.ts';
-import { SLOT_BYTES, SLOTS, WriteThread } from '../../src/checkpoint/write_thread.ts';
+import {
+  BEGUN,
+  CONTROL_BYTES,
+  FILLED,
+  SLOT_BYTES,
+  SLOTS,
+  viewsOf,
+  WRITTEN,
+  WriteThread,
+} from '../../src/checkpoint/write_thread.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-out-'));
 after(() => rmSync(folder, { recursive: true }));
@@ -87,4 +97,30 @@ test('a file system that opens with O_DIRECT and does not write so is written wi
   closeSync(plain);
   closeSync(direct);
   assert.ok(readFileSync(path).equals(bytes));
+});
+
+test('the thread takes no buffer before it is full, however often it is woken', async () => {
+  const memory = new SharedArrayBuffer(CONTROL_BYTES + SLOTS * SLOT_BYTES);
+  const { counters, orders, slots } = viewsOf(memory);
+  const worker = new Worker(new URL('../../src/checkpoint/write_thread_worker.js', import.meta.url), {
+    workerData: memory,
+  });
+  Atomics.wait(counters, BEGUN, 0);
+  const path = join(folder, 'woken');
+  const file = openSync(path, 'w');
+  for (const [n, bytes] of [noise(1000, 1), noise(500, 2)].entries()) {
+    for (let i = 0; i < 20; i++) {
+      Atomics.notify(counters, FILLED);
+      Atomics.wait(counters, FILLED, n, 5);
+    }
+    assert.equal(counters[WRITTEN], n);
+    slots[n]!.set(bytes);
+    orders[n]!.set([file, -1, n * 1000, bytes.length]);
+    Atomics.add(counters, FILLED, 1);
+    Atomics.notify(counters, FILLED);
+    Atomics.wait(counters, WRITTEN, n);
+  }
+  await worker.terminate();
+  closeSync(file);
+  assert.ok(readFileSync(path).equals(Buffer.concat([noise(1000, 1), noise(500, 2)])));
 });
