@@ -4,6 +4,7 @@
 #SBATCH --nodes=2                 # trainer.num_nodes
 #SBATCH --ntasks-per-node=4       # trainer.devices: one process a rank
 #SBATCH --cpus-per-task=8         # cores of one rank; OMP_NUM_THREADS below follows it
+##SBATCH --gpus-per-task=1        # on GPUs: one for each rank (take away one #)
 #SBATCH --mem=0                   # all of each machine's memory
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@300         # five minutes before the limit, to every rank: the step ends, rank 0 saves, all exit with 143
