@@ -41,13 +41,6 @@ interface Access {
   accessToken?: string;
 }
 
-/** What is used of @huggingface/hub. */
-interface HubLibrary {
-  modelInfo(ask: Access & HubModel & { additionalFields: string[] }): Promise<{ sha: string }>;
-  listFiles(ask: Access & { repo: string; revision: string }): AsyncIterable<HubFile>;
-  downloadFile(ask: Access & { repo: string; path: string; revision: string; xet: boolean }): Promise<Blob | null>;
-}
-
 export interface DownloadOptions {
   environment?: Environment;
   /** Bytes that are there, of those wanted. */
@@ -84,7 +77,7 @@ export async function downloadModel(text: string, options: DownloadOptions = {})
   if (/^(1|true|yes|on)$/i.test(environment.HF_HUB_OFFLINE ?? '')) {
     throw mistake({ where: 'HF_HUB_OFFLINE', problem: 'nothing is to be fetched', fix: 'unset it' });
   }
-  const hub = await loadLibrary();
+  const hub = await import('@huggingface/hub');
   const access = accessOf(environment);
   const fail = (error: unknown) => explain(error, model, access);
   const { sha: commit } = await hub.modelInfo({ ...access, ...model, additionalFields: ['sha'] }).catch(fail);
@@ -129,6 +122,11 @@ export async function downloadModel(text: string, options: DownloadOptions = {})
     before += file.size;
     onProgress(before, total);
   }
+  return { folder: publish(repository, model, commit, files), commit, files: files.length, bytes: total };
+}
+
+/** Makes a model that is whole visible: its snapshot of links to blobs, whose folder is returned, and the ref that names it. */
+function publish(repository: string, { revision }: HubModel, commit: string, files: readonly HubFile[]): string {
   const folder = join(repository, 'snapshots', commit);
   mkdirSync(folder, { recursive: true });
   for (const file of files) {
@@ -136,27 +134,12 @@ export async function downloadModel(text: string, options: DownloadOptions = {})
     rmSync(link, { force: true });
     symlinkSync(join('..', '..', 'blobs', hashOf(file)), link);
   }
-  if (model.revision !== commit) {
-    const ref = join(repository, 'refs', model.revision);
+  if (revision !== commit) {
+    const ref = join(repository, 'refs', revision);
     mkdirSync(dirname(ref), { recursive: true });
     writeFileAtomic(ref, commit);
   }
-  return { folder, commit, files: files.length, bytes: total };
-}
-
-async function loadLibrary(): Promise<HubLibrary> {
-  // Not a literal: sources compile where the package is missing.
-  const name: string = '@huggingface/hub';
-  try {
-    return (await import(name)) as HubLibrary;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error;
-    throw mistake({
-      where: 'neva download',
-      problem: `the package ${name} is not installed`,
-      fix: `npm install ${name}`,
-    });
-  }
+  return folder;
 }
 
 /** HF_ENDPOINT; HF_TOKEN, or the file that `hf auth login` writes. */
@@ -234,7 +217,10 @@ async function fetchBlob(
           yield part;
         }
       };
-      await pipeline(source, count, createWriteStream(incomplete, { flags: 'a', flush: true }));
+      const out = createWriteStream(incomplete, { flags: 'a', flush: true });
+      // A write that is under way when the connection breaks must land before the length is read and the next try appends.
+      const closed = new Promise<void>((resolve) => out.once('close', () => resolve()));
+      await pipeline(source, count, out).finally(() => closed);
       if (sizeOf(incomplete) > file.size) break;
     } catch (error) {
       if (!isPassing(error)) throw error;
@@ -272,10 +258,12 @@ const statusOf = (error: unknown): number | null => {
 function isPassing(error: unknown): boolean {
   const status = statusOf(error);
   if (status !== null) return status >= 500 || status === 429;
-  const { code } = error as NodeJS.ErrnoException;
-  // Of the disk: fetch's own errors have no such code.
-  return code === undefined || !/^E(NOSPC|ACCES|ROFS|DQUOT|IO|PERM)$/.test(code);
+  return !isOfTheDisk(error);
 }
+
+/** Fetch's own errors have no such code. */
+const isOfTheDisk = (error: unknown): boolean =>
+  /^E(NOSPC|ACCES|ROFS|DQUOT|IO|PERM)$/.test((error as NodeJS.ErrnoException).code ?? '');
 
 /** What the hub's refusal means, and what to do. */
 function explain(error: unknown, { name, revision }: HubModel, { hubUrl, accessToken }: Access): never {
@@ -303,7 +291,7 @@ function explain(error: unknown, { name, revision }: HubModel, { hubUrl, accessT
   if (status === 404) {
     throw mistake({ where, problem: `there is no such model, or no revision ${revision} of it`, found: message });
   }
-  if (status === null && code !== undefined && /^E(NOSPC|ACCES|ROFS|DQUOT|IO|PERM)$/.test(code)) {
+  if (status === null && isOfTheDisk(error)) {
     throw mistake({ where: 'the cache', problem: `it cannot be written (${code})`, found: message });
   }
   throw mistake({
