@@ -8,10 +8,11 @@
  * that a rank spends in the reduction's calls (copying, starting, waiting); and the overlap, 1 − (time waited after backward) / (the
  * same where messages start after backward), medians of steps that take turns. Writes bench/results/DATE-parallel.json.
  */
-import { createServer } from 'node:net';
+
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { freePort } from '../../src/parallel/launch.ts';
 import { type Answer, median, Peer } from '../peer.ts';
 import { writeResult } from '../results.ts';
 import type { ParallelSpec } from './peer.ts';
@@ -49,16 +50,6 @@ const BASE: Omit<ParallelSpec, 'threads' | 'sharded'> = {
   microBatches: most,
   bucket: Number(flags['bucket-mb']) * 1e6,
 };
-
-function freePort(): Promise<number> {
-  const server = createServer();
-  return new Promise((resolve) => {
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
-}
 
 interface Runner {
   name: string;

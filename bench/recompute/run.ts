@@ -10,11 +10,11 @@ import { parseArgs } from 'node:util';
 import type { DType } from '../../src/engine/engine.ts';
 import { openEngine } from '../../src/engine/open.ts';
 import { NevaModel } from '../../src/model/neva.ts';
-import type { NevaShape } from '../../src/model/shapes.ts';
 import { KEEP_ALL, type Recompute } from '../../src/train/recompute.ts';
 import { forwardBackward } from '../../src/train/walk.ts';
 import { median } from '../peer.ts';
 import { writeResult } from '../results.ts';
+import { shapeOf } from '../step/model.ts';
 
 const { values: flags } = parseArgs({
   options: {
@@ -53,19 +53,13 @@ const FORMS: readonly (readonly [string, flash: boolean, selective: boolean, Rec
   ['scores, selective', false, true, KEEP_ALL],
 ];
 
-const VISION = { imageSize: 28, patchSize: 14, hiddenSize: 32, numLayers: 1, numAttentionHeads: 2, ffnHiddenSize: 64 };
+/** Not run: there are no pictures. */
+const CLIP = { hidden: 32, layers: 1, heads: 2, ffn: 64, image: 28, patch: 14 };
+const VOCABULARY = 1024;
 
 function open(layers: number, flash: boolean, selective: boolean, recompute: Recompute) {
-  const llm = {
-    ...{ numLayers: layers, hiddenSize: C, ffnHiddenSize: Math.round((8 * C) / 3 / 32) * 32, vocabSize: 1024 },
-    ...{ numAttentionHeads: C / 64, numQueryGroups: C / 64, headDim: 64, normEpsilon: 1e-5, rotaryBase: 10000 },
-    ...{ maxPositions: T, tiedEmbeddings: false },
-  };
-  const shape = {
-    llm,
-    vision: { ...VISION, normEpsilon: 1e-5, selectLayer: -1, classTokenLength: 1 },
-    projector: { type: 'linear', inputSize: VISION.hiddenSize, outputSize: C },
-  } as NevaShape;
+  const ffn = Math.round((8 * C) / 3 / 32) * 32;
+  const shape = shapeOf({ llm: { hidden: C, layers, heads: C / 64, ffn, vocab: VOCABULARY }, clip: CLIP });
   const model = new NevaModel(engine, shape, { computeDtype: dtype, attention: { flash, recompute: selective } });
   for (const { name, parameters } of model.parts) {
     for (const parameter of parameters) {
@@ -77,7 +71,7 @@ function open(layers: number, flash: boolean, selective: boolean, recompute: Rec
     }
   }
   const M = 16; // labelled positions: the head is small beside the blocks
-  const ids = Int32Array.from({ length: B * T }, (_, i) => (i * 7919) % 1024);
+  const ids = Int32Array.from({ length: B * T }, (_, i) => (i * 7919) % VOCABULARY);
   const labelRows = Int32Array.from({ length: B * M }, (_, i) => Math.floor(i / M) * T + T - M - 1 + (i % M));
   const input = {
     ...{

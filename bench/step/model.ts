@@ -22,7 +22,7 @@ export interface StepSpec {
   backend?: string;
 }
 
-export const shapeOf = (spec: StepSpec) => ({
+export const shapeOf = (spec: Pick<StepSpec, 'llm' | 'clip'>) => ({
   llm: {
     numLayers: spec.llm.layers,
     hiddenSize: spec.llm.hidden,

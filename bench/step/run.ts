@@ -1,8 +1,9 @@
 /**
  * Tokens/s and peak memory of neva's training step beside the Hugging Face + PyTorch loop on the same shapes, eager (SDPA), through
  * torch.compile and, in bfloat16, under autocast (what Trainer's bf16=True does: float32 weights, as neva's main weights are;
- * eager and compiled, the others hold nothing but bfloat16 weights and moments): processes that take turns, step by step, so that all see the same machine. The share of the matmul rate is
- * (operations that the step cannot do without) / time / (rate of a square product in the same dtype, in the same process).
+ * eager and compiled, the others hold nothing but bfloat16 weights and moments). The processes take turns, step by step, so that all
+ * see the same machine. The share of the matmul rate is (operations that the step cannot do without) / time / (rate of a square
+ * product in the same dtype, in the same process).
  *
  *     npm run build && node dist/bench/step/run.js [--steps 12] [--shape small|large] [--sequence 384|1024] [--stage pretrain|finetune]
  *         [--dtype float32|bfloat16] [--peers eager,autocast,compile] [--labels 0.5] [--tiny] [--out FILE]

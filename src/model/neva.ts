@@ -185,17 +185,15 @@ export class NevaModel {
     const attention = { ...this.#attention, lengths: packed && [...packed] };
     const stream = this.llm.stream(input.batch, input.length);
     const last = this.llm.blocks.length - 1;
-    const blocks = this.llm.blocks
-      .map((block, i) =>
-        block.segment(engine, {
-          tables,
-          cache: caches?.[i] ?? null,
-          rows: i === last ? rows : null,
-          attention,
-          stream,
-        }),
-      )
-      .slice(stage.from, stage.to);
+    const blocks = this.llm.blocks.slice(stage.from, stage.to).map((block, i) =>
+      block.segment(engine, {
+        tables,
+        cache: caches?.[stage.from + i] ?? null,
+        rows: stage.from + i === last ? rows : null,
+        attention,
+        stream,
+      }),
+    );
     if (!isFirst(stage)) {
       if (!received) throw new Error('a later stage begins with what the one before has handed on');
       return { input: [received], segments: blocks, blocks: [{ first: 0, count: blocks.length }] };

@@ -237,7 +237,8 @@ function endOf(child: ChildProcess, rank: number, news: RankNews): Promise<Ended
   });
 }
 
-function freePort(): Promise<number> {
+/** A TCP port of this machine that nobody listens at now. */
+export function freePort(): Promise<number> {
   const server = createServer();
   return new Promise((resolve, reject) => {
     server.once('error', reject);

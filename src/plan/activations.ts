@@ -102,6 +102,16 @@ export interface ActivationBytes {
   tower: number;
 }
 
+/** How recomputation divides blocks: those run again together, those that keep all, inputs kept of the rest. */
+function divided({ recompute }: Setting, blocks: number): { run: number; keeping: number; inputs: number } {
+  const { granularity, method, layers } = recompute;
+  const run = granularity === 'full' ? Math.min(layers, blocks) : 0;
+  if (run === 0) return { run, keeping: blocks, inputs: 0 };
+  return method === 'uniform'
+    ? { run, keeping: 0, inputs: Math.ceil(blocks / run) }
+    : { run, keeping: blocks - run, inputs: run };
+}
+
 /**
  * @param blocks of this pipeline stage
  * @param inFlight micro batches whose activations it holds at once (1F1B: the stages from here on)
@@ -111,14 +121,11 @@ export function activationBytes(
   micro: MicroSize,
   { blocks, first, last, inFlight }: { blocks: number; first: boolean; last: boolean; inFlight: number },
 ): ActivationBytes {
-  const { granularity, method, layers } = setting.recompute;
+  const { method } = setting.recompute;
   const whole = llmBlock(setting, micro, micro.batch * micro.length);
   const final = last ? llmBlock(setting, micro, micro.labels) : whole;
   const front = first ? pictureBytes(setting, micro) : { kept: 0, tower: 0 };
-  const run = granularity === 'full' ? Math.min(layers, blocks) : 0;
-  /** Blocks that keep all: none when every block is run again, else those behind the first `run`. */
-  const keeping = run > 0 && method === 'uniform' ? 0 : blocks - run;
-  const inputs = run === 0 ? 0 : method === 'uniform' ? Math.ceil(blocks / run) : run;
+  const { run, keeping, inputs } = divided(setting, blocks);
   const tapes = keeping > 0 ? (keeping - 1) * whole.kept + final.kept : 0;
   const kept = inputs * whole.input + tapes;
   // A run of blocks is made again as a whole, one more input being kept already.
@@ -191,10 +198,7 @@ function towerBytes(v: VisionShape, pictures: number, w: number): TowerBytes {
 }
 
 /** What a tower that trains keeps for its backward pass, blocks that run again included as for the LLM. */
-function towerKept({ recompute }: Setting, { block, input, blocks, pixels }: TowerBytes): number {
-  const { granularity, method, layers } = recompute;
-  const run = granularity === 'full' ? Math.min(layers, blocks) : 0;
-  const keeping = run > 0 && method === 'uniform' ? 0 : blocks - run;
-  const inputs = run === 0 ? 0 : method === 'uniform' ? Math.ceil(blocks / run) : run;
+function towerKept(setting: Setting, { block, input, blocks, pixels }: TowerBytes): number {
+  const { keeping, inputs } = divided(setting, blocks);
   return keeping * block + inputs * input + pixels;
 }

@@ -313,7 +313,7 @@ function openScaler({ trainer, model: m }: NevaConfig, resumed: CheckpointState 
   return new LossScaler(options, resumed?.lossScale ?? null);
 }
 
-/** Of the card that this rank trains on; the peak of a CPU is not known. */
+/** FLOP/s of this machine's cards, which are taken to be alike; null for a CPU, whose peak is not known. */
 function peakFlops(engine: Engine, { trainer }: NevaConfig): number | null {
   const card = engine.device === 'cpu' ? undefined : findGpus()[0];
   return card ? peakOf(card.name, trainer.precision as PlanSetting['precision']) : null;

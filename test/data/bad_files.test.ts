@@ -14,6 +14,7 @@ import { openImageStore } from '../../src/data/image-store.ts';
 import type { ProblemKind } from '../../src/data/problem.ts';
 import { loadTokenizer } from '../../src/data/tokenizer.ts';
 import { isUserError } from '../../src/errors.ts';
+import { dataOptions } from '../support/data_set.ts';
 import { fixture } from '../support/fixtures.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'neva-bad-'));
@@ -47,20 +48,7 @@ mkdirSync(join(folder, 'empty'));
 /** What a check of that data file finds: the kind of its one bad record, `good`, or `refused` where it is refused as a whole. */
 async function checked(dataPath: string, imageFolder: string | null = folder, more = {}): Promise<[string, string]> {
   try {
-    const report = await checkData({
-      dataPath,
-      imageFolder,
-      tokenizerFolder: fixture('data/tokenizer-new'),
-      template: 'v1',
-      maxLength: 256,
-      imageSize: 28,
-      featuresPerImage: 4,
-      aspect: 'square',
-      useImStartEnd: false,
-      onError: 'error',
-      maxBadFraction: 0,
-      ...more,
-    });
+    const report = await checkData({ ...dataOptions(dataPath, { imageFolder }), maxBadFraction: 0, ...more });
     const [kind] = Object.keys(report.problems);
     return kind === undefined ? ['good', ''] : [kind, Object.values(report.problems)[0]!.examples[0]!.message];
   } catch (error) {

@@ -1,7 +1,8 @@
 /** Several ranks of a script beside this file, each a process of its own. */
+
 import { spawn } from 'node:child_process';
-import { createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
+import { freePort } from '../../src/parallel/launch.ts';
 
 export interface RankResult {
   status: number | null;
@@ -38,14 +39,4 @@ export async function runRanks(script: string, world: number, args: readonly str
       });
     }),
   );
-}
-
-function freePort(): Promise<number> {
-  const server = createServer();
-  return new Promise((resolve) => {
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
 }

@@ -7,32 +7,13 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { checkpointsIn, verifyCheckpoint } from '../../src/checkpoint/folder.ts';
 import { neva, nevaArgs } from '../cli/neva.ts';
-import { tiny } from '../cli/tiny.ts';
+import { lossesOf, savingArgs } from './unwritable.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'neva-full-'));
 after(() => rmSync(root, { recursive: true, force: true }));
 const STEPS = 40;
-const args = (mode: string) => [
-  'finetune',
-  `trainer.max_steps=${STEPS}`,
-  'exp_manager.exp_dir=run',
-  'exp_manager.version=version_0',
-  'exp_manager.resume_if_exists=true',
-  `exp_manager.on_save_error=${mode}`,
-  'exp_manager.checkpoint_callback_params.every_n_train_steps=2',
-  'exp_manager.checkpoint_callback_params.save_top_k=-1',
-  'exp_manager.create_tensorboard_logger=false',
-  'trainer.precision=32',
-  'model.mm_cfg.pretrain_mm_mlp_adapter=null',
-  ...tiny,
-];
+const args = (mode: string) => savingArgs(STEPS, mode, 'exp_manager.create_tensorboard_logger=false');
 const env = { OMP_NUM_THREADS: '1' };
-const losses = (folder: string) =>
-  readFileSync(join(folder, 'run/neva_finetune/version_0/metrics.jsonl'), 'utf8')
-    .trimEnd()
-    .split('\n')
-    .map((line) => JSON.parse(line))
-    .map(({ step, loss }) => [step, loss]);
 
 /** Runs neva in a tmpfs of that size, and copies what it left to `out`: the tmpfs ends with its namespace. */
 function inTmpfs(options: string, words: readonly string[], out: string) {
@@ -55,7 +36,7 @@ test('an undisturbed run to compare with', () => {
   mkdirSync(folder);
   const { status, stderr } = neva(args('stop'), { cwd: folder, env });
   assert.equal(status, 0, stderr);
-  expected = losses(folder) as [number, number][];
+  expected = lossesOf(folder) as [number, number][];
 });
 
 // Told before writing, from the free space; and met in the middle of a folder, where no file can be made any more.
@@ -75,13 +56,13 @@ for (const [what, tmpfs] of [
       for (const name of names) verifyCheckpoint(join(checkpoints, name));
       assert.deepEqual(readdirSync(checkpoints).sort(), ['last', ...names].sort(), 'nothing half-written stays');
       assert.equal(readFileSync(join(checkpoints, 'last'), 'utf8').trim(), names.at(-1));
-      if (mode === 'stop') assert.ok(losses(out).length < STEPS);
-      else assert.deepEqual(losses(out), expected, 'it trained on to the end');
+      if (mode === 'stop') assert.ok(lossesOf(out).length < STEPS);
+      else assert.deepEqual(lossesOf(out), expected, 'it trained on to the end');
       const elsewhere = join(root, `${what}-${mode}-again`);
       cpSync(out, elsewhere, { recursive: true });
       const again = neva(args('stop'), { cwd: elsewhere, env });
       assert.equal(again.status, 0, again.stderr);
-      assert.deepEqual(losses(elsewhere), expected);
+      assert.deepEqual(lossesOf(elsewhere), expected);
     });
   }
 }

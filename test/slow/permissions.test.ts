@@ -8,32 +8,13 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { checkpointsIn, verifyCheckpoint } from '../../src/checkpoint/folder.ts';
 import { neva, nevaArgs } from '../cli/neva.ts';
-import { tiny } from '../cli/tiny.ts';
+import { lossesOf, runOf, savingArgs } from './unwritable.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'neva-permissions-'));
 after(() => rmSync(root, { recursive: true, force: true }));
 const STEPS = 60;
-const args = (mode: string) => [
-  'finetune',
-  `trainer.max_steps=${STEPS}`,
-  'exp_manager.exp_dir=run',
-  'exp_manager.version=version_0',
-  'exp_manager.resume_if_exists=true',
-  `exp_manager.on_save_error=${mode}`,
-  'exp_manager.checkpoint_callback_params.every_n_train_steps=2',
-  'exp_manager.checkpoint_callback_params.save_top_k=-1',
-  'trainer.precision=32',
-  'model.mm_cfg.pretrain_mm_mlp_adapter=null',
-  ...tiny,
-];
+const args = (mode: string) => savingArgs(STEPS, mode);
 const env = { OMP_NUM_THREADS: '1' };
-const runOf = (folder: string) => join(folder, 'run/neva_finetune/version_0');
-const losses = (folder: string) =>
-  readFileSync(join(runOf(folder), 'metrics.jsonl'), 'utf8')
-    .trimEnd()
-    .split('\n')
-    .map((line) => JSON.parse(line))
-    .map(({ step, loss }) => [step, loss]);
 
 /** Root may write everywhere, unless it is without the capability. */
 const bounded = process.getuid?.() === 0 ? ['setpriv', '--bounding-set=-dac_override', '--inh-caps=-dac_override'] : [];
@@ -51,7 +32,7 @@ test('an undisturbed run to compare with', () => {
   mkdirSync(folder);
   const { status, stderr } = neva(args('stop'), { cwd: folder, env });
   assert.equal(status, 0, stderr);
-  expected = losses(folder);
+  expected = lossesOf(folder);
 });
 
 for (const { kind, problem, possible } of [
@@ -90,12 +71,12 @@ for (const { kind, problem, possible } of [
       assert.ok(names.length >= 2);
       for (const name of names) verifyCheckpoint(join(checkpoints, name));
       assert.ok(names.includes(readFileSync(join(checkpoints, 'last'), 'utf8').trim()));
-      const done = losses(folder);
+      const done = lossesOf(folder);
       if (mode === 'stop') assert.ok(done.length < STEPS, `it trained ${done.length} steps`);
       else assert.deepEqual(done, expected, 'it trained on to the end');
       const again = neva(args('stop'), { cwd: folder, env });
       assert.equal(again.status, 0, again.stderr);
-      assert.deepEqual(losses(folder), expected);
+      assert.deepEqual(lossesOf(folder), expected);
       assert.deepEqual(
         readdirSync(checkpoints).filter((name) => name.endsWith('.partial')),
         [],

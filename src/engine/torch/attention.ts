@@ -29,6 +29,9 @@ export function attention(
     : byRecord(q, keys, values, lengths, kernel);
 }
 
+/** Of neva's kernel, asked for once: every block of every step comes by. */
+let ownDtypes: readonly string[] | null = null;
+
 /**
  * neva's kernel (native/flash_attention.cpp) pays for packing keys and values when more than one query reads them. In float32 where
  * every query sees every key, LibTorch's is ahead (bench/attention).
@@ -36,7 +39,8 @@ export function attention(
 function fitsOwnKernel(q: TorchTensor, causal: boolean): boolean {
   const [, , queries, size] = q.shape as [number, number, number, number];
   const pays = queries > 1 && (causal || q.dtype === 'bfloat16');
-  return pays && size % 2 === 0 && native().flashDtypes().includes(q.dtype);
+  ownDtypes ??= native().flashDtypes();
+  return pays && size % 2 === 0 && ownDtypes.includes(q.dtype);
 }
 
 function flashAttention(
